@@ -1,0 +1,89 @@
+"""What every command shares: folder options, logging, errors → exit codes, signals."""
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from typing import Callable
+
+from ..errors import C2FError, SomeCasesFailed
+
+EXIT_ERROR, EXIT_SOME_FAILED = 1, 3
+
+
+def new_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A parser with the house's habits: no abbreviations, an example at the end of --help."""
+    return argparse.ArgumentParser(prog, description=description, epilog=f"example:\n  {example}", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_folders(p: argparse.ArgumentParser) -> None:
+    """-d, -pl and --workspace."""
+    p.add_argument("-d", dest="dataset", metavar="ID", help="data set: 15, 015 or Dataset015_Name (default: the only one there is)")
+    p.add_argument("-pl", dest="plan", metavar="PLAN", help="plan (default: auto, or the only one made)")
+    p.add_argument("--workspace", metavar="DIR", help="folder holding raw/ preprocessed/ results/ (default: C2F_RAW, C2F_PREPROCESSED, C2F_RESULTS)")
+
+
+def add_device(p: argparse.ArgumentParser) -> None:
+    p.add_argument("-device", choices=("cpu", "cuda", "mps"), help="where to compute (default: the best there is)")
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    """An argparse type: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def entry(build_parser: Callable[[], argparse.ArgumentParser], body: Callable[[argparse.Namespace], int | None]) -> Callable[[list[str] | None], int]:
+    """A command's main(argv): parses, runs the body, turns stated errors into one line on stderr and exit code 1 (3: some cases)."""
+
+    def main(argv: list[str] | None = None) -> int:
+        args = build_parser().parse_args(argv)
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
+        logging.getLogger("c2f_nnunet").setLevel(logging.INFO)
+        try:
+            return body(args) or 0
+        except SomeCasesFailed as e:
+            print(f"error: {e}", file=sys.stderr)
+            return EXIT_SOME_FAILED
+        except C2FError as e:
+            print(f"error: {e}", file=sys.stderr)
+            return EXIT_ERROR
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return main
+
+
+class StopRequest:
+    """SIGTERM, SIGINT and SIGUSR1 ask the training to stop after its current step; further ones change nothing."""
+
+    def __init__(self):
+        self.signal: int | None = None
+        names = ("SIGTERM", "SIGINT", "SIGUSR1")
+        for name in names:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._note)
+
+    def _note(self, number, frame) -> None:
+        self.signal = self.signal or number
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.signal == signal.SIGINT else 143

@@ -1,0 +1,149 @@
+"""c2f_train: train members of a plan, one or all, fold by fold; then fit the fusion and the merge."""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from .common import StopRequest, add_device, add_folders, entry, new_parser, positive, positive_number
+
+
+def parser() -> argparse.ArgumentParser:
+    p = new_parser(
+        "c2f_train", "Train one configuration (2d_top, 2d_front, 2d_side, 3d_<organ or pair>) or a group (coarse, fine, all) on one fold or all folds. "
+        "Groups skip what is finished and go on where they stopped.", "c2f_train all 0 -d 15 --minutes 40 -device cpu",
+    )  # fmt: skip
+    p.add_argument("config", metavar="CONFIG", help="2d_top, 2d_front, 2d_side, 3d_<organ or pair>, or coarse, fine, all")
+    p.add_argument("fold", metavar="FOLD", help="0 to 4, or all")
+    add_folders(p)
+    add_device(p)
+    p.add_argument("--c", dest="resume", action="store_true", help="go on from the latest checkpoint")
+    p.add_argument("--val", action="store_true", help="train nothing: score the finished members on their held-out cases, and fit what is due")
+    p.add_argument("--epochs", type=positive, metavar="N", help="epochs instead of the plan's")
+    p.add_argument("--minutes", type=positive_number, metavar="M", help="time for the whole command, shared among its members; the learning rate ends with it")
+    p.add_argument("--batch_size", type=positive, metavar="B", help="batch size (per process) instead of the plan's")
+    p.add_argument("--lr", type=positive_number, metavar="R", help="learning rate instead of the plan's")
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="seed of weights, sampling and augmentation (default: 0)")
+    p.add_argument("-pretrained_weights", metavar="F", help="start from this checkpoint's weights (path of its .json)")
+    p.add_argument("-num_gpus", type=positive, default=1, metavar="N", help="train each member on N devices with torch's DDP (default: 1)")
+    p.add_argument("-np", dest="workers", type=int, metavar="N", help="augmentation processes (default: one per core beside the first)")
+    return p
+
+
+def body(args: argparse.Namespace) -> int:
+    from ..network.precision import default_device, find_device
+    from ..running import graph
+    from ..running.members import TrainOptions
+    from ..running.model import open_model
+    from ..workspace import Workspace, store_folder
+
+    workspace = Workspace.find(args.workspace)
+    folder = workspace.model(args.dataset, args.plan)
+    model = open_model(folder)
+    store = store_folder(workspace, folder.root.parent.name, folder.root.name)
+    device_name = args.device or default_device()
+    device = find_device(device_name)
+    options = TrainOptions(
+        device_name, args.epochs, args.minutes, args.batch_size, args.lr, args.seed, args.pretrained_weights, args.num_gpus, args.resume, args.workers
+    )
+    splits = model.splits()
+    folds = graph.folds_of(args.fold, len(splits))
+    todo = graph.tasks(model.plan, args.config, folds)
+    is_group = args.config in graph.GROUPS or len(folds) > 1
+    if args.val:
+        return _validate(model, store, todo, splits, device)
+    todo = [t for t in todo if not (t.member and is_group and graph.is_finished(folder.run(t.member.name, t.fold)))]
+    budget, stop = graph.TimeBudget(args.minutes, todo), StopRequest()
+    for number, task in enumerate(todo, 1):
+        if stop():
+            return stop.exit_code
+        if task.member is None:
+            _fit(task.kind, model, store, device, workspace)
+            continue
+        job = graph.next_job(folder, task, options, budget.start(task), is_group)
+        if job is None:
+            print(f"{task.title}: finished already")
+            continue
+        if (code := _train(model, store, job, splits[task.fold], f"[{number}/{len(todo)}] {task.title}", stop)) is not None:
+            return code
+    return 0
+
+
+def _train(model, store, job, split, title: str, stop: StopRequest) -> int | None:
+    """Train one member with its progress on the screen; an exit code where it was interrupted."""
+    from tqdm import tqdm
+
+    from ..running.engines import run_here
+    from ..training.train import Interrupted
+
+    plan, seconds = job.settings.training, job.settings.seconds
+    total = seconds or plan.epochs
+    with tqdm(total=round(total), desc=title, unit="s" if seconds else "epoch", disable=None) as bar:
+        began = time.monotonic()
+
+        def on_epoch(rows: list[dict]) -> None:
+            row = rows[-1]
+            bar.n = min(bar.total, round(time.monotonic() - began) if seconds else row["epoch"] + 1)
+            bar.set_postfix({"loss": f"{row['train_loss']:.3f}", **({"DSC": f"{row['val_dsc']:.3f}"} if "val_dsc" in row else {})})
+
+        try:
+            progress = run_here(model, store, job, split, on_epoch, stop)
+        except Interrupted:
+            bar.close()
+            print(f"{title}: stopped after a checkpoint; go on with the same command" + ("" if job.task.member is None else " and --c"))
+            return stop.exit_code
+    if progress:
+        print(f"{title}: {progress.step} steps, {progress.epoch} epochs, {progress.elapsed_s / 60:.1f} minutes, best held-out DSC {100 * progress.best:.1f} %")
+    return None
+
+
+def _fit(kind: str, model, store, device, workspace) -> None:
+    """Fit the views' fusion, or the merge of both stages, where it is due; print the weights as a table."""
+    import pandas as pd
+    from tqdm import tqdm
+
+    from ..data.dataset import read_dataset
+    from ..inference.fusion import rows
+    from ..running import fit
+
+    due = fit.fusion_is_due(model) if kind == "fusion" else fit.merge_is_due(model)
+    if not due:
+        return
+    with tqdm(desc=f"fitting the {kind} weights", unit="case", disable=None) as bar:
+        if kind == "fusion":
+            weights = fit.fit_fusion(model, store, device, on_case=lambda case: bar.update()).coarse
+        else:
+            cases = {c.id: c for c in read_dataset(workspace.raw / model.plan.dataset).training}
+            weights = fit.fit_merge(model, cases, device, on_case=lambda case: bar.update()).merge
+    print(f"{kind} weights, fitted on {len(weights.fitted_on)} held-out cases (in {model.folder.fusion}):")
+    print(pd.DataFrame(rows(weights)).to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep=""))
+
+
+def _validate(model, store, todo, splits, device) -> int:
+    """Score every finished member on its held-out cases; nothing is trained."""
+    import pandas as pd
+
+    from ..errors import TrainingError
+    from ..running.members import CACHE_SHARE, is_finished, stored_of, validation
+    from ..running.model import load_network
+    from ..training.sampler import CachedVolumes
+    from ..workspace import machine_memory_gb
+
+    table = []
+    for task in todo:
+        if not task.member or not is_finished(model.folder.run(task.member.name, task.fold)):
+            continue
+        held_out = CachedVolumes(stored_of(store, task.member, splits[task.fold].val), CACHE_SHARE * machine_memory_gb())
+        validate = validation(model.plan, task.member, held_out, device)
+        found = validate(load_network(model, task.member, task.fold, "best", device))
+        table += [{"member": task.member.name, "fold": task.fold, "organ": o, "held-out DSC %": None if v is None else 100 * v} for o, v in found.items()]
+    if not table:
+        raise TrainingError(f"{model.folder.root}: none of the members asked for is trained; leave --val out to train them")
+    print(pd.DataFrame(table).to_string(index=False, float_format=lambda v: f"{v:.1f}", na_rep="-"))
+    return 0
+
+
+main = entry(parser, body)
+
+if __name__ == "__main__":
+    sys.exit(main())

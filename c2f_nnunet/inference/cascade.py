@@ -1,0 +1,247 @@
+"""The two-stage prediction of one scan: views → fusion → boxes → crops → merge, all folds ensembled."""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Callable, Iterator, Mapping, Sequence
+
+import cc3d
+import numpy as np
+import torch
+from torch import nn
+
+from ..geometry import Box, Geometry, bounding_box, boxed
+from ..planning.plan import MemberPlan, Plan
+from ..planning.topology import divisors
+from ..preparing.crops import Crop, back_to_image, crop_geometry, cut
+from ..preparing.prepare import PreparedVolume, prepare_volume
+from ..preparing.resample import covering_box, resample
+from .fusion import LIMIT, FusionWeights, accumulate, log_odds, mean_weights, probabilities
+from .locate import Located, accept_prior, grown, locate, outside_faces, touches
+from .member import predict_crop, predict_volume
+
+log = logging.getLogger(__name__)
+MERGE_SOURCES = ("fine", "coarse")
+Networks = Mapping[str, Sequence[nn.Module]]  # member → its folds' networks in eval mode, on the device
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Everything that predicting needs: the plan, trained networks, fitted weights, where and how to compute."""
+
+    plan: Plan
+    networks: Networks
+    coarse: FusionWeights | None
+    merge: FusionWeights | None
+    device: torch.device
+    flips: bool = True
+
+    @property
+    def views(self) -> tuple[MemberPlan, ...]:
+        """The coarse members that are trained."""
+        return tuple(m for m in self.plan.coarse.members if m.name in self.networks)
+
+    @property
+    def view_weights(self) -> FusionWeights:
+        """The fitted weights where they are for just these views; else the plain mean."""
+        names = tuple(m.name for m in self.views)
+        if self.coarse and self.coarse.sources == names:
+            return self.coarse
+        return mean_weights(self.plan.labels.organs, names)
+
+    @property
+    def merge_weights(self) -> FusionWeights:
+        """The fitted weights of fine against coarse; else the fine result alone."""
+        organs = self.plan.labels.organs
+        if self.merge:
+            return self.merge
+        return replace(mean_weights(organs, MERGE_SOURCES), weights=((1.0,) * len(organs), (0.0,) * len(organs)))
+
+
+@dataclass(frozen=True)
+class CoarseResult:
+    """Fused logits (organs, z, y, x) on the coarse grid, and where each organ was found."""
+
+    prepared: PreparedVolume
+    logits: np.ndarray
+    located: dict[str, Located]
+
+
+@dataclass(frozen=True)
+class OrganMaps:
+    """One organ near its place, on the image's grid: log-odds of both stages in `box`; and what happened on the way."""
+
+    organ: str
+    box: Box
+    fine: np.ndarray | None
+    coarse: np.ndarray
+    grown: bool = False
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OrganReport:
+    """What prediction says of one organ in one scan, for checks and the report."""
+
+    organ: str
+    how: str
+    confidence: float
+    volume_ml: float
+    grown: bool
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The result on the image's canonical grid: channels (z, y, x), and one report per organ."""
+
+    channels: np.ndarray
+    reports: tuple[OrganReport, ...] = field(default=())
+
+
+def view_logits(cascade: Cascade, prepared: PreparedVolume, member: MemberPlan) -> np.ndarray:
+    """One view's log-odds (organs, z, y, x), its folds' probabilities averaged one network at a time."""
+    total, networks = None, cascade.networks[member.name]
+    for network in networks:
+        p = predict_volume(network, member, cascade.plan.labels, prepared.hu, prepared.anchor_index, cascade.device, cascade.flips)[1:]
+        total = p.astype(np.float32) if total is None else np.add(total, p, out=total)
+    if len(networks) > 1:
+        total /= len(networks)
+    return log_odds(total)
+
+
+def run_coarse(cascade: Cascade, hu: np.ndarray, geometry: Geometry, on_view: Callable[[str, np.ndarray], None] = lambda name, logits: None) -> CoarseResult:
+    """Stage 1 on a canonical scan; on_view sees each view's log-odds before they are fused."""
+    prepared = prepare_volume(hu, geometry, cascade.plan.coarse)
+    total = None
+    for member in cascade.views:
+        logits = view_logits(cascade, prepared, member)
+        on_view(member.name, logits)
+        total = accumulate(total, logits, member.name, cascade.view_weights)
+    p = probabilities(total)
+    located = locate(dict(zip(cascade.plan.labels.organs, p)), prepared.geometry, cascade.plan.fine, prepared.anchor_index)
+    return CoarseResult(prepared, total, located)
+
+
+def coarse_maps(plan: Plan, logits: np.ndarray, prepared: PreparedVolume, image: Geometry) -> Iterator[OrganMaps]:
+    """Each organ's coarse log-odds on the image's grid, in the box where they are above -2 (p > 0.12)."""
+    for organ, volume in zip(plan.labels.organs, logits):
+        box = bounding_box(volume > -2.0)
+        if box is None:
+            continue
+        target, values = prepared.restore(volume, image, box, -LIMIT)
+        yield OrganMaps(organ, target, None, values)
+
+
+def run_fine(cascade: Cascade, coarse: CoarseResult, hu: np.ndarray, image: Geometry) -> Iterator[OrganMaps]:
+    """Stage 2, organ by organ; an organ whose fine member is not trained keeps its coarse result, flagged."""
+    for member in cascade.plan.fine.members:
+        for organ in member.organs:
+            yield _refine(cascade, member, organ, coarse, hu, image)
+
+
+def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResult, hu: np.ndarray, image: Geometry) -> OrganMaps:
+    place = coarse.located[organ]
+    volume = coarse.logits[cascade.plan.labels.organs.index(organ)]
+    if place.how == "absent":
+        return OrganMaps(organ, Box((0, 0, 0), (0, 0, 0)), None, np.zeros((0, 0, 0), np.float32), False, place.flags)
+    grid = crop_geometry(image, place.centre_world_mm, member.spacing_mm, _holding(member, place.extent_mm))
+    if member.name not in cascade.networks:
+        box, values = _coarse_there(coarse, volume, grid, image)
+        return OrganMaps(organ, box, None, values, False, (*place.flags, "no fine network"))
+    crop, p = _predict_crop(cascade, member, organ, hu, image, grid)
+    faces = touches(_upright(p > 0.5, crop), outside_faces(grid, image))
+    was_grown = any(any(f) for f in faces)
+    if was_grown:  # once: an organ that still touches is flagged
+        grid = grown(grid, faces, multiple=_multiples(member))
+        crop, p = _predict_crop(cascade, member, organ, hu, image, grid)
+    flags = place.flags
+    if was_grown and any(any(f) for f in touches(_upright(p > 0.5, crop), outside_faces(grid, image))):
+        flags = (*flags, "touches its grown box")
+    if place.how == "prior" and not accept_prior(p, crop.geometry.voxel_mm3, cascade.plan.prior(organ), cascade.plan.fine.min_volume_share):
+        return OrganMaps(organ, Box((0, 0, 0), (0, 0, 0)), None, np.zeros((0, 0, 0), np.float32), was_grown, (*flags, "not found by the fine stage either"))
+    box, fine = back_to_image(log_odds(p), crop, image, -LIMIT)
+    coarse_box, values = _coarse_there(coarse, volume, grid, image)
+    assert coarse_box == box, "both stages must be compared on one box"
+    return OrganMaps(organ, box, fine, values, was_grown, flags)
+
+
+def _predict_crop(cascade: Cascade, member: MemberPlan, organ: str, hu, image: Geometry, grid: Geometry) -> tuple[Crop, np.ndarray]:
+    """The organ's crop on this grid and its probability there (in the crop's own frame), averaged over the folds."""
+    crop = cut(hu, image, organ, member, grid)
+    networks = cascade.networks[member.name]
+    total = sum(predict_crop(network, member, crop.hu, cascade.device, cascade.flips) for network in networks)
+    return crop, total / len(networks)
+
+
+def _upright(array: np.ndarray, crop: Crop) -> np.ndarray:
+    return np.flip(array, -1) if crop.mirrored else array
+
+
+def _holding(member: MemberPlan, extent_mm) -> tuple[int, ...]:
+    """The member's shape, larger where the located organ and its margin would not fit into it."""
+    need = [np.ceil((e + 2 * member.jitter_mm) / s) for e, s in zip(extent_mm, member.spacing_mm)]
+    return tuple(int(max(n, np.ceil(m / k) * k)) for n, m, k in zip(member.shape, need, _multiples(member)))
+
+
+def _coarse_there(coarse: CoarseResult, volume: np.ndarray, grid: Geometry, image: Geometry) -> tuple[Box, np.ndarray]:
+    """The coarse log-odds on the image's voxels that a fine crop covers."""
+    box = covering_box(grid, image).clipped(image.shape)
+    if not all(box.shape):
+        return box, np.zeros(box.shape, np.float32)
+    return box, resample(volume, coarse.prepared.geometry, boxed(image, box), -LIMIT, smooth=False)
+
+
+def _multiples(member: MemberPlan) -> tuple[int, ...]:
+    return divisors(member.network.strides, 3)
+
+
+def combined(maps: OrganMaps, weights: FusionWeights) -> np.ndarray:
+    """One organ's final log-odds in its box: fine and coarse weighted; the coarse ones alone where there is no fine result."""
+    if maps.fine is None:
+        return maps.coarse
+    c = weights.organs.index(maps.organ)
+    fine, coarse = (row[c] for row in weights.weights)
+    return fine * maps.fine + coarse * maps.coarse + weights.bias[c]
+
+
+def merge(
+    plan: Plan, maps: Iterator[OrganMaps], image: Geometry, weights: FusionWeights, located: Mapping[str, Located], clean: frozenset[str] = frozenset()
+) -> Segmentation:
+    """Paste every organ into the image's grid; where organs compete, the higher log-odds wins.
+
+    clean: organs of which only the component with the largest volume is kept.
+    """
+    channels, best = np.zeros(image.shape, np.uint8 if plan.labels.channels < 257 else np.uint16), np.zeros(image.shape, np.float32)
+    seen: dict[str, OrganMaps] = {}
+    sure: dict[str, float] = {}
+    for m in maps:
+        seen[m.organ] = replace(m, fine=None, coarse=np.zeros((0, 0, 0), np.float32))
+        if not all(m.box.shape):
+            continue
+        values = combined(m, weights)
+        if m.organ in clean:
+            values = np.where(largest_component(values > 0), values, -LIMIT)
+        wins = values > best[m.box.slices]
+        best[m.box.slices][wins] = values[wins]
+        channels[m.box.slices][wins] = plan.labels.organs.index(m.organ) + 1
+        inside = values[values > 0]
+        sure[m.organ] = float((1 / (1 + np.exp(-inside))).mean()) if inside.size else 0.0
+    counts = np.bincount(channels.ravel(), minlength=plan.labels.channels)
+    reports = []
+    for i, organ in enumerate(plan.labels.organs, start=1):
+        place, m = located.get(organ), seen.get(organ)
+        flags = m.flags if m else place.flags if place else ()
+        reports.append(OrganReport(organ, place.how if place else "coarse", sure.get(organ, 0.0), float(counts[i]) * image.voxel_mm3 / 1000, bool(m and m.grown), flags))
+    return Segmentation(channels, tuple(reports))
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    return cc3d.largest_k(np.ascontiguousarray(mask), k=1, connectivity=26) > 0
+
+
+def run(cascade: Cascade, hu: np.ndarray, geometry: Geometry, stage: str = "fine", clean: frozenset[str] = frozenset()) -> Segmentation:
+    """A canonical scan → its segmentation by stage 'coarse' (views fused) or 'fine' (the whole cascade)."""
+    coarse = run_coarse(cascade, hu, geometry)
+    maps = run_fine(cascade, coarse, hu, geometry) if stage == "fine" else coarse_maps(cascade.plan, coarse.logits, coarse.prepared, geometry)
+    return merge(cascade.plan, maps, geometry, cascade.merge_weights, coarse.located, clean if stage == "fine" else frozenset())

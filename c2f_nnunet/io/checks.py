@@ -1,0 +1,139 @@
+"""What a file must hold to be taken as a CT or a label map: complete voxel data, a sane grid, sane values.
+
+Nothing here reads voxels by a library; images.py and dicom.py call these on what they read.
+"""
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ImageError
+from ..geometry import Geometry
+
+SPACING_LIMITS_MM = (0.05, 50.0)
+SHEAR_TOLERANCE = 1e-3  # cosine between two axes: 0.5 mm over a 500 mm scan, far above what float32 headers round
+NRRD_SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las")
+_MHA_TYPE = r"MET_U?(CHAR|SHORT|INT|LONG|LONG_LONG)|MET_(FLOAT|DOUBLE)"
+
+
+def ct_values(path: str | Path, values: np.ndarray) -> np.ndarray:
+    """Finite, non-constant CT values as int16 where that loses nothing, else float32."""
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which the next lines refuse
+        values = values if values.dtype.kind in "iu" else values.astype(np.float32, copy=False)
+    bad = 0 if values.dtype.kind in "iu" else values.size - np.count_nonzero(np.isfinite(values))
+    if bad:
+        raise ImageError(f"{path}: {bad} of {values.size} voxels are NaN or infinite; export the image again")
+    low, high = values.min(), values.max()
+    if low == high:
+        raise ImageError(f"{path}: every voxel is {low:g}, so it shows nothing; export the image again")
+    fits = -32768 <= low and high <= 32767 and (values.dtype.kind in "iu" or np.array_equal(values, np.rint(values)))
+    return values.astype(np.int16 if fits else np.float32, copy=False)
+
+
+def label_values(path: str | Path, values: np.ndarray) -> np.ndarray:
+    """Values as uint8 or uint16; ImageError with the offending values and their counts."""
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    wrong = (values < 0) | (values > 65535)
+    if values.dtype.kind == "f":
+        wrong |= values != np.rint(values)  # true for NaN as well
+    if wrong.any():
+        found, counts = np.unique(values[wrong], return_counts=True)
+        listed = ", ".join(f"{v:g} ({n} voxels)" for v, n in zip(found[:5], counts)) + (", …" if len(found) > 5 else "")
+        raise ImageError(f"{path}: labels must be whole numbers from 0 to 65535 but it holds {listed}; export the label map again")
+    return values.astype(np.uint8 if values.max() < 256 else np.uint16, copy=False)
+
+
+def check_geometry(path: str | Path, geometry: Geometry) -> None:
+    """ImageError unless the grid is a finite, unsheared volume of believable spacing."""
+    low, high = SPACING_LIMITS_MM
+    if min(geometry.shape) < 2:
+        raise ImageError(f"{path}: its shape {geometry.shape} is no volume; give a 3D image")
+    if not np.isfinite([*geometry.spacing_mm, *geometry.origin_mm]).all():
+        raise ImageError(f"{path}: its affine holds NaN or infinite numbers; export the image again")
+    if not all(low <= s <= high for s in geometry.spacing_mm):
+        listed = " × ".join(f"{s:g}" for s in geometry.spacing_mm)
+        raise ImageError(f"{path}: its spacing (z, y, x) of {listed} mm is not within {low:g} to {high:g} mm; mend the header")
+    direction = np.asarray(geometry.direction)
+    shear = np.abs(direction.T @ direction - np.eye(3)).max()
+    if not shear <= SHEAR_TOLERANCE:  # so that NaN is refused too
+        raise ImageError(f"{path}: its axes are not at right angles (cosine {shear:.3g}): a sheared grid; resample it to a rectangular one")
+
+
+def nrrd_data(path: Path) -> tuple[int, bool]:
+    """(first byte of the voxel data, whether they are compressed) of an NRRD file."""
+    with open(path, "rb") as f:
+        if not f.readline(100).startswith(b"NRRD000"):
+            raise ImageError(f"{path}: does not begin as an NRRD file; copy or export it again")
+        fields = {}
+        while (line := f.readline(1 << 16)).strip():
+            key, _, value = line.decode("latin-1").partition(":")
+            fields[key.strip().lower()] = value.strip().lower()
+        elsewhere = fields.keys() & {"data file", "datafile", "byte skip", "line skip"}
+        if elsewhere or fields.get("encoding") not in ("raw", "gzip", "gz"):
+            raise ImageError(f"{path}: its voxels are not in the file itself, raw or gzip-compressed; save it as one such file")
+        if fields.get("space") not in NRRD_SPACES and fields.get("dimension") != "3":
+            raise ImageError(f"{path}: its shape ({fields.get('sizes')}) is not three-dimensional; give one 3D image per file")
+        if fields.get("space") not in NRRD_SPACES:
+            raise ImageError(f"{path}: its space is '{fields.get('space', '')}', so left and right are unknown; export it with a space")
+        return f.tell(), fields["encoding"] != "raw"
+
+
+def mha_data(path: Path) -> tuple[int, bool]:
+    """(first byte of the voxel data, whether they are compressed) of an MHA file.
+
+    Its numbers are checked here since ITK's reader crashes on some wrong ones and reads a wrong compressed size as zeros.
+    """
+    fields = {}
+    with open(path, "rb") as f:
+        while "ElementDataFile" not in fields and (line := f.readline(1 << 16)).strip():
+            key, _, value = line.decode("latin-1").partition("=")
+            fields[key.strip()] = value.strip()
+        start = f.tell()
+    if fields.get("ElementDataFile") != "LOCAL" or fields.get("BinaryData", "").lower() != "true":
+        raise ImageError(f"{path}: its voxels are not in the file itself as binary data; save it as one such file")
+    compressed = fields.get("CompressedData", "").lower() == "true"
+    n = int(fields["NDims"]) if fields.get("NDims") in ("2", "3", "4") else 0
+    numbers = {"DimSize": n, "ElementSpacing": n, "Offset": n, "Position": n, "Origin": n, "TransformMatrix": n * n, "CenterOfRotation": n,
+               "ElementNumberOfChannels": 1, "CompressedDataSize": 1}
+    wrong = [f"{key} = {fields[key]}" for key, count in numbers.items() if key in fields and len(_finite(fields[key])) != count]
+    wrong += [f"{key} missing" for key in ("ObjectType", "NDims", "DimSize", "ElementSpacing") if key not in fields]
+    if wrong or not n or not re.fullmatch(_MHA_TYPE, fields.get("ElementType", "")):
+        wrong = wrong or [f"NDims = {fields['NDims']}, ElementType = {fields.get('ElementType')}"]
+        raise ImageError(f"{path}: its header is damaged ({'; '.join(wrong)}); copy or export the file again")
+    held, said = path.stat().st_size - start, fields.get("CompressedDataSize", "0")
+    if compressed and held != int(float(said)):
+        raise ImageError(f"{path}: truncated or damaged: it holds {held} of {said} bytes of compressed voxels; copy or export it again")
+    return start, compressed
+
+
+def _finite(text: str) -> list[float]:
+    """The finite numbers in a header's text; none where anything else is among them."""
+    try:
+        found = [float(word) for word in text.split()]
+    except ValueError:
+        return []
+    return found if np.isfinite(found).all() else []
+
+
+def check_complete(path: Path, start: int, compressed: bool, expected: int) -> None:
+    """ImageError unless the voxel data from byte `start` on are `expected` bytes; compressed ones must end in a right checksum."""
+    with open(path, "rb") as f:
+        f.seek(start)
+        if compressed:
+            stream, found = zlib.decompressobj(47), 0  # 47: zlib (MHA) or gzip (NRRD), told apart by their first bytes
+            while not stream.eof:
+                block = stream.unconsumed_tail or f.read(1 << 20)
+                inflated = len(stream.decompress(block, 1 << 24))  # in pieces: a small file may inflate to a huge one
+                if not block and not inflated:
+                    break
+                found += inflated
+            complete = stream.eof and found == expected
+        else:
+            found = path.stat().st_size - start
+            complete = found == expected
+    if not complete:
+        raise ImageError(f"{path}: truncated or damaged: it holds {found} of {expected} bytes of voxels; copy or export it again")

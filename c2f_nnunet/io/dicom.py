@@ -1,0 +1,211 @@
+"""DICOM CT series in: the headers by pydicom, which decide where every slice lies, the voxels by SimpleITK.
+
+A series is taken only if its slices are one complete, evenly spaced, rectangular stack; otherwise an ImageError says
+which slices (files) break it. Positions and directions are DICOM's patient frame, LPS in mm.
+"""
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from ..errors import ImageError
+from ..geometry import Geometry, reorientation
+from .checks import SHEAR_TOLERANCE, check_geometry, ct_values
+from .images import Image, Source, canonical_image, stated
+
+GAP_TOLERANCE = 0.02  # of the usual gap: positions are often rounded to 0.01 mm
+DUPLICATE_MM = 0.01  # two slices nearer than this are at one place
+TILT_TOLERANCE_DEGREES = 0.1
+_NUMBERS = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+_REQUIRED = ("SeriesInstanceUID", "Modality", "Rows", "Columns", "RescaleSlope", "RescaleIntercept", *_NUMBERS)
+_TAGS = [*_REQUIRED, "FrameOfReferenceUID", "InstanceNumber", "NumberOfFrames", "GantryDetectorTilt"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one file's header says.
+
+    pixel_mm: distance between rows, then between columns. position_mm: LPS centre of the first pixel. orientation:
+    direction along a row, then along a column (6 numbers). number: InstanceNumber, which may mean nothing.
+    """
+
+    path: Path
+    series: str
+    frame: str
+    number: int | None
+    shape: tuple[int, int]
+    pixel_mm: tuple[float, ...]
+    position_mm: tuple[float, ...]
+    orientation: tuple[float, ...]
+    tilt_degrees: float
+
+    def __str__(self) -> str:
+        return self.path.name
+
+
+def find_series(folder: str | Path) -> dict[str, tuple[Path, ...]]:
+    """Series UID → its files, for every CT series in a folder and its sub-folders; all other files are passed over."""
+    found = defaultdict(list)
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+        try:
+            header = _header(path, ["SeriesInstanceUID", "Modality"])
+        except InvalidDicomError:
+            continue
+        with _reading(path):
+            if "SeriesInstanceUID" in header and header.get("Modality") == "CT":
+                found[str(header.SeriesInstanceUID)].append(path)
+    return {uid: tuple(files) for uid, files in found.items()}
+
+
+def read_series(source: str | Path | Iterable[str | Path]) -> Image:
+    """One CT series in HU from a folder that holds just one series, or from the list of its files, in any order.
+
+    ImageError, naming the slices, for missing or duplicate slices, uneven spacing, gantry tilt, slices of several
+    series or grids, and for what `images.read_image` refuses in voxels and geometry.
+    """
+    if isinstance(source, (str, Path)):
+        place, files = Path(source), _only_series(Path(source))
+    else:
+        files = [Path(f) for f in source]
+        place = files[0].parent if files else Path()
+    if len(files) < 2:
+        raise ImageError(f"{place}: {len(files)} DICOM slices are no volume; give the whole series")
+    slices = [_read_slice(path) for path in files]
+    _check_alike(place, slices)
+    slices, geometry = _stack(place, slices)
+    check_geometry(place, geometry)
+    values = ct_values(place, np.stack([_voxels(s) for s in slices]))
+    return canonical_image(values, Source(place, geometry, reorientation(geometry)))
+
+
+def _only_series(folder: Path) -> tuple[Path, ...]:
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: no such folder; give the folder of a DICOM series")
+    series = find_series(folder)
+    if not series:
+        raise ImageError(f"{folder}: no DICOM CT slices there; give the folder of a DICOM series")
+    if len(series) > 1:
+        listed = "; ".join(f"{uid} ({len(files)} files, {files[0].name} …)" for uid, files in list(series.items())[:4])
+        raise ImageError(f"{folder}: {len(series)} series are mixed there, {listed}; put each into a folder of its own")
+    return next(iter(series.values()))
+
+
+@contextmanager
+def _reading(path: Path):
+    """`stated`, and what pydicom raises on damaged headers besides."""
+    try:
+        with stated(path):
+            yield
+    except (AttributeError, TypeError, BytesLengthException) as e:
+        raise ImageError(f"{path}: its DICOM header is damaged ({type(e).__name__}); export the series again") from e
+
+
+def _header(path: Path, tags: list[str] | None = None) -> pydicom.Dataset:
+    """A file's header without the voxels. InvalidDicomError where it is no DICOM at all, ImageError where it is damaged."""
+    with _reading(path):
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+
+
+def _read_slice(path: Path) -> Slice:
+    """The slice's header as a Slice; ImageError for what is no single CT slice with a known place and HU scale."""
+    try:
+        header = _header(path, _TAGS)
+    except InvalidDicomError:
+        raise ImageError(f"{path}: is no DICOM file; give the files of one series only") from None
+    with _reading(path):
+        missing = [tag for tag in _REQUIRED if header.get(tag) in (None, "")]
+        if missing:
+            raise ImageError(f"{path}: its header has no {', '.join(missing)}; export the CT's slices without scouts and reports")
+        frames = int(header.get("NumberOfFrames") or 1)
+        if header.Modality != "CT" or frames != 1:
+            raise ImageError(f"{path}: is {header.Modality} with {frames} frames; export the CT as one file per slice")
+        pixel, position, orientation = (tuple(float(v) for v in header[tag].value) for tag in _NUMBERS)
+        if (len(pixel), len(position), len(orientation)) != (2, 3, 6) or not np.isfinite(pixel + position + orientation).all():
+            raise ImageError(f"{path}: its spacing {pixel}, position {position} or orientation {orientation} is damaged; export it again")
+        number, tilt = header.get("InstanceNumber"), header.get("GantryDetectorTilt")
+        return Slice(
+            path, str(header.SeriesInstanceUID), str(header.get("FrameOfReferenceUID", "")), None if number is None else int(number),
+            (int(header.Rows), int(header.Columns)), pixel, position, orientation, 0.0 if tilt is None else float(tilt),
+        )
+
+
+def _check_alike(place: Path, slices: list[Slice]) -> None:
+    """ImageError naming the slices that differ from most others in series, frame of reference, shape, pixel size or direction."""
+    for what, of, tolerance in (
+        ("series", lambda s: s.series, None),
+        ("frame of reference", lambda s: s.frame, None),
+        ("rows and columns", lambda s: s.shape, 0),
+        ("pixel spacing", lambda s: s.pixel_mm, 1e-4),
+        ("orientation", lambda s: s.orientation, 1e-3),
+    ):
+        usual, count = Counter(map(of, slices)).most_common(1)[0]
+        odd = [s for s in slices if of(s) != usual and (tolerance is None or np.abs(np.subtract(of(s), usual)).max() > tolerance)]
+        if odd:
+            raise ImageError(f"{place}: slices of different {what} are mixed: {_listed(odd)} with {of(odd[0])} "
+                             f"among {count} with {usual}; give the slices of one series only")
+
+
+def _stack(place: Path, slices: list[Slice]) -> tuple[list[Slice], Geometry]:
+    """The slices sorted along their normal, and the geometry (k, j, i) of the stack; ImageError where they are no even stack."""
+    row, column = np.reshape(slices[0].orientation, (2, 3))
+    normal = np.cross(row, column)
+    depth = np.array([s.position_mm for s in slices]) @ normal
+    order = np.argsort(depth, kind="stable")
+    slices, depth = [slices[i] for i in order], depth[order]
+    gaps = np.diff(depth)
+    same = [f"{slices[i]} and {slices[i + 1]}" for i in np.flatnonzero(gaps < DUPLICATE_MM)]
+    if same:
+        raise ImageError(f"{place}: duplicate slices at one place: {_listed(same)}; remove one of each, or export one series only")
+    usual = float(np.median(gaps))
+    odd = np.flatnonzero(np.abs(gaps - usual) > GAP_TOLERANCE * usual)
+    if odd.size:
+        raise ImageError(f"{place}: {_listed([_gap(slices[i], slices[i + 1], gaps[i], usual) for i in odd])}; export the whole series")
+    _check_tilt(place, slices, normal)
+    spacing = (float((depth[-1] - depth[0]) / len(gaps)), *slices[0].pixel_mm)
+    direction = tuple(tuple(map(float, axis)) for axis in np.stack([normal, column, row], axis=1) + 0.0)
+    return slices, Geometry((len(slices), *slices[0].shape), spacing, slices[0].position_mm, direction)
+
+
+def _gap(a: Slice, b: Slice, gap: float, usual: float) -> str:
+    """One odd gap in words: which slices are missing between two files, or that the spacing is uneven there."""
+    missing = round(gap / usual) - 1
+    text = f"{a} and {b} are {gap:.4g} mm apart where {usual:.4g} mm is usual"
+    if missing < 1 or abs(gap - (missing + 1) * usual) > GAP_TOLERANCE * gap:
+        return f"uneven spacing: {text}"
+    numbers = range(min(a.number, b.number) + 1, max(a.number, b.number)) if a.number is not None and b.number is not None else ()
+    named = f" (number {', '.join(map(str, numbers))})" if len(numbers) == missing <= 5 else ""
+    return f"{missing} slice{'s are' if missing > 1 else ' is'} missing{named}: {text}"
+
+
+def _check_tilt(place: Path, slices: list[Slice], normal: np.ndarray) -> None:
+    """ImageError for a tilted gantry: slices that slide sideways along the stack, or a header that says so."""
+    way = np.subtract(slices[-1].position_mm, slices[0].position_mm)
+    aside = np.linalg.norm(way - (way @ normal) * normal) / np.linalg.norm(way)
+    if aside > SHEAR_TOLERANCE:
+        raise ImageError(f"{place}: gantry tilt: from {slices[0]} to {slices[-1]} the slices slide sideways by "
+                         f"{np.degrees(np.arcsin(min(aside, 1))):.2g}°; resample the series to an untilted grid")
+    tilted = [s for s in slices if abs(s.tilt_degrees) > TILT_TOLERANCE_DEGREES]
+    if tilted:
+        raise ImageError(f"{place}: gantry tilt of {tilted[0].tilt_degrees:g}° in the header of {_listed(tilted)}; "
+                         "resample the series to an untilted grid")
+
+
+def _voxels(s: Slice) -> np.ndarray:
+    """A slice's HU (rows, columns), rescaled by its own header."""
+    with stated(s.path):
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(s.path), imageIO="GDCMImageIO"))
+    if array.shape != (1, *s.shape):
+        raise ImageError(f"{s.path}: its voxels have the shape {array.shape} but its header says {s.shape}; export the series again")
+    return array[0]
+
+
+def _listed(things: list, most: int = 5) -> str:
+    return ", ".join(map(str, things[:most])) + (f" and {len(things) - most} more" if len(things) > most else "")

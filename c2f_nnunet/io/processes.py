@@ -1,0 +1,47 @@
+"""The same work on many cases, in worker processes, in the cases' order."""
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Callable, Iterator, Sequence, TypeVar
+
+from ..errors import C2FError
+
+log = logging.getLogger(__name__)
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def each(work: Callable[[Item], Result], items: Sequence[Item], processes: int, name: Callable[[Item], str] = str) -> Iterator[Result]:
+    """work(item) for every item, in order; with one process here, else in that many spawned ones.
+
+    `work` must be a function at a module's top level, or a partial of one. Where a worker dies (killed for memory, or a
+    crash in a library), the items not done are done one at a time: a second death then tells which item it is, and
+    becomes a C2FError with name(item); without one the work is completed.
+    """
+    if processes <= 1 or len(items) <= 1:
+        yield from map(work, items)
+        return
+    done, pool = 0, _pool(min(processes, len(items)))
+    try:
+        for future in [pool.submit(work, item) for item in items]:
+            yield future.result()
+            done += 1
+        return
+    except BrokenProcessPool:
+        log.warning("a worker process died (out of memory?); the %d items left are done one at a time", len(items) - done)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    with _pool(1) as single:
+        for item in items[done:]:
+            try:
+                result = single.submit(work, item).result()
+            except BrokenProcessPool:
+                raise C2FError(f"{name(item)}: the process working on it died; free memory, or export its files again") from None
+            yield result
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Spawned, not forked: a forked child inherits locks of threads that it does not have."""
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))

@@ -1,0 +1,108 @@
+"""Organ names: ids, left/right pairs, file-safe names and display colours."""
+from __future__ import annotations
+
+import colorsys
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .errors import DatasetError
+
+_SIDE = re.compile(
+    r"^(?:(?P<pre>left|right|lt|rt|l|r)(?P<preglue>[ _\-.]+|(?=(?-i:[A-Z])))(?P<prestem>.+)"
+    r"|(?P<stem>.+?)(?:[ _\-.]+|(?<=(?-i:[a-z]))(?=(?-i:Left|Right|Lt|Rt|[LR])$))(?P<post>left|right|lt|rt|l|r))$",
+    re.IGNORECASE,
+)
+
+
+def side_and_stem(name: str) -> tuple[str, str] | None:
+    """('L'|'R', name without its side) for a sided organ name; None for an unsided one.
+
+    >>> side_and_stem("Parotid_L"), side_and_stem("Right Optic Nerve"), side_and_stem("OpticNrv_Rt")
+    (('L', 'Parotid'), ('R', 'Optic Nerve'), ('R', 'OpticNrv'))
+    """
+    hit = _SIDE.match(name)
+    if not hit:
+        return None
+    word = hit["pre"] or hit["post"]
+    # a bare letter glued to the name by nothing but case ("rTemporal") is too weak a sign
+    if hit["pre"] and len(word) == 1 and not hit["preglue"]:
+        return None
+    return word[0].upper(), (hit["prestem"] or hit["stem"]).strip(" _-.")
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The organs of a data set in label order. organs[i] has the label id ids[i]; 0 is the background."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+    organs: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    @classmethod
+    def from_names(cls, labels: dict[str, int]) -> "LabelSet":
+        """From dataset.json's {"background": 0, "Organ": 1, …}; ids may have gaps."""
+        organs = sorted(((name, i) for name, i in labels.items() if i != 0), key=lambda item: item[1])
+        if len({i for _, i in organs}) != len(organs):
+            raise DatasetError(f"labels: two organs share one id in {labels}; give each organ an id of its own")
+        return cls(tuple(n for n, _ in organs), tuple(i for _, i in organs))
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """(left, right) organ names that share a stem, in label order of the left one."""
+        sides: dict[str, dict[str, str]] = {}
+        for organ in self.organs:
+            if found := side_and_stem(organ):
+                sides.setdefault(found[1].lower(), {})[found[0]] = organ
+        return tuple((s["L"], s["R"]) for s in sides.values() if len(s) == 2)
+
+    @cached_property
+    def mirrored_channel(self) -> tuple[int, ...]:
+        """Channel c (0 = background, i + 1 = organs[i]) → the channel it becomes when left and right are swapped."""
+        channel = {organ: i + 1 for i, organ in enumerate(self.organs)}
+        table = list(range(len(self.organs) + 1))
+        for left, right in self.pairs:
+            table[channel[left]], table[channel[right]] = channel[right], channel[left]
+        return tuple(table)
+
+    @cached_property
+    def is_symmetric(self) -> bool:
+        """Whether every sided organ has its partner: only then may patients be mirrored."""
+        paired = {organ for pair in self.pairs for organ in pair}
+        return all(organ in paired or side_and_stem(organ) is None for organ in self.organs)
+
+    @property
+    def channels(self) -> int:
+        """Number of network output channels: the organs and the background."""
+        return len(self.organs) + 1
+
+    @property
+    def dtype(self) -> type:
+        """The smallest label type that holds every id: uint8, or uint16 beyond 255."""
+        return np.uint8 if max(self.ids, default=0) < 256 else np.uint16
+
+    def to_channels(self, label_map: np.ndarray) -> np.ndarray:
+        """Label ids → channels 0…C; ids must be declared (the data set's verification checks that)."""
+        table = np.zeros(max(self.ids, default=0) + 1, np.uint8 if len(self.organs) < 256 else np.uint16)
+        table[list(self.ids)] = np.arange(1, len(self.ids) + 1)
+        return table[label_map]
+
+    def to_ids(self, channels: np.ndarray) -> np.ndarray:
+        """Channels 0…C → label ids, in the smallest type; the inverse of `to_channels`."""
+        return np.array((0, *self.ids), self.dtype)[channels]
+
+    def colour(self, organ: str) -> tuple[float, float, float]:
+        """A display colour (r, g, b in 0…1), distinct per organ; both sides of a pair have the same hue, the left one darker."""
+        found = side_and_stem(organ)
+        stems = list(dict.fromkeys((side_and_stem(o) or (None, o))[1].lower() for o in self.organs))
+        hue = (stems.index((found[1] if found else organ).lower()) * 0.61803398875 + 0.02) % 1.0  # golden ratio: far hues for neighbours
+        return colorsys.hsv_to_rgb(hue, 0.9, 0.75 if found and found[0] == "L" else 1.0)
+
+
+def member_name(organs: tuple[str, ...]) -> str:
+    """The fine member of an organ or left/right pair: '3d_Mandible', '3d_Parotid'; safe as a folder name."""
+    found = side_and_stem(organs[0])
+    stem = found[1] if len(organs) == 2 and found else organs[0]
+    return "3d_" + re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)

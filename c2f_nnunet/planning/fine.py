@@ -1,0 +1,108 @@
+"""Stage 2's rules: which organs share a network, and each one's spacing, crop, window and network."""
+from __future__ import annotations
+
+import numpy as np
+
+from ..data.fingerprint import Fingerprint, OrganStats
+from ..errors import PlanError
+from ..labels import member_name
+from .budget import Budget, largest_batch, training_memory_gb
+from .coarse import BASE_FEATURES, widened
+from .plan import FinePlan, LossPlan, MemberPlan, NetworkPlan, OrganPrior, TrainingPlan
+from .topology import divisors, features, kernels, round_up, strides
+
+VOXELS_ACROSS = 12.0
+CONTEXT_MM = 20.0
+LARGEST_CROP = {True: 128**3, False: 64**3}
+
+
+def fine_groups(fingerprint: Fingerprint) -> list[tuple[str, ...]]:
+    """Left/right pairs share a network (the left one mirrored) and so have twice the data; every other organ has its own."""
+    paired = {organ: pair for pair in fingerprint.pairs for organ in pair}
+    return list(dict.fromkeys(paired.get(organ, (organ,)) for organ in fingerprint.labels.organs))
+
+
+def stats_of(fingerprint: Fingerprint, organs: tuple[str, ...]) -> list[OrganStats]:
+    """Every case's statistics of these organs; PlanError where no case has any."""
+    found = [c.organs[o] for c in fingerprint.cases for o in organs if o in c.organs]
+    if not found:
+        raise PlanError(f"{fingerprint.dataset}: {' and '.join(organs)} is in no training case; remove it from dataset.json's labels or add cases that have it")
+    return found
+
+
+def fine_spacing_mm(found: list[OrganStats], own_mm, extent_mm, largest: int) -> tuple[tuple[float, float, float], str]:
+    """About twelve voxels across the organ, never finer than the data, coarser where the crop would be too large."""
+    size = float(np.median([s.volume_mm3 for s in found])) ** (1 / 3)
+    spacing = np.maximum(own_mm, size / VOXELS_ACROSS)
+    while np.prod(np.asarray(extent_mm) / spacing) > largest:
+        spacing = np.where(spacing < spacing.min() * 1.05, spacing * 1.05, spacing)
+    rule = f"a twelfth of the organ's size ({size:.1f} mm, cube root of its median volume), not under the data's own median spacing, crop at most {largest:,} voxels"
+    return tuple(round(float(s), 4) for s in spacing), rule
+
+
+def jitter_mm(coarse_spacing_mm) -> float:
+    """Two of the coarse grid's longest voxel sides: what the coarse stage's box is off by at most, as a rule."""
+    return round(2.0 * max(coarse_spacing_mm), 2)
+
+
+def fine_member(organs: tuple[str, ...], fingerprint: Fingerprint, coarse_spacing, share: float, budget: Budget) -> MemberPlan:
+    """One organ's or pair's crop, network and training."""
+    found = stats_of(fingerprint, organs)
+    own = np.median([c.spacing_mm for c in fingerprint.cases], axis=0)
+    jitter = jitter_mm(coarse_spacing)
+    extent = np.percentile([s.extent_mm for s in found], 99, axis=0) + 2 * (jitter + CONTEXT_MM)
+    spacing, spacing_rule = fine_spacing_mm(found, own, extent, LARGEST_CROP[budget.accelerator])
+    voxels = tuple(e / s for e, s in zip(extent, spacing))
+    steps = strides(voxels, spacing)
+    shape = round_up(voxels, divisors(steps, 3))
+    base = BASE_FEATURES[budget.accelerator]
+    hu = np.median([s.hu for s in found], axis=0)
+    window = widened(float(hu[0]), float(hu[2]), float(hu[1]), share=0.5)
+    network = NetworkPlan(3, 1, 2, features(base, len(steps) + 1, 3), steps, kernels(spacing, steps), norm="instance")
+    batch = largest_batch(network, shape, budget, wanted=4, least=2)
+    training = TrainingPlan(
+        batch_size=batch, epochs=200, steps_per_epoch=50, validate_every=10, learning_rate=2e-3, optimiser="adamw", schedule="poly",
+        warmup_steps=50, weight_decay=1e-2, ema_decay=0.99, clip_norm=12.0, loss=LossPlan("dice_ce", "none"), foreground_share=1.0, augmentation="full",
+    )  # fmt: skip
+    return MemberPlan(
+        name=member_name(organs), stage="fine", organs=organs, axis=None, volumes=member_name(organs), spacing_mm=spacing, shape=shape, windows=(window,),
+        context_slices=0, position_channels=0, jitter_mm=jitter, network=network, training=training, minutes_share=share,
+        rules={
+            "organs": "a left/right pair shares one network, left crops mirrored" if len(organs) == 2 else "one organ, one network (paper)",
+            "spacing_mm": spacing_rule,
+            "shape": f"99th percentile of the organ's extent plus {jitter:.1f} mm for the coarse stage's error and {CONTEXT_MM:.0f} mm of surroundings on each side",
+            "windows": "median 0.5 and 99.5 percentiles of the organ, half the width added on each side",
+            "jitter_mm": "two of the coarse grid's longest voxel sides, the coarse stage's localisation error at most",
+            "network.strides": "three poolings, an axis only while it is not the coarse one and stays four voxels long",
+            "network.norm": "instance: a batch of few crops is too small for batch statistics",
+            "training.batch_size": f"4 (paper), halved while a step needs more than {budget.memory_gb:.1f} GB; needs {training_memory_gb(network, shape, batch):.2f} GB",
+            "minutes_share": "half of a time budget goes to the organs, in equal parts",
+        },
+    )  # fmt: skip
+
+
+def prior(organ: str, fingerprint: Fingerprint) -> OrganPrior:
+    """Where the organ lies in the training set's bodies and how large it is."""
+    found = stats_of(fingerprint, (organ,))
+    offset, extent = np.array([s.offset_mm for s in found]), np.array([s.extent_mm for s in found])
+    low, mid, high = np.percentile(offset, [5, 50, 95], axis=0)
+    return OrganPrior(
+        organ, _rounded(mid), _rounded((high - low) / 2), _rounded(np.percentile(extent, 99, axis=0)),
+        _rounded(np.percentile([s.volume_mm3 for s in found], [1, 50, 99])),
+    )  # fmt: skip
+
+
+def fine_plan(fingerprint: Fingerprint, coarse_spacing, budget: Budget) -> FinePlan:
+    """Stage 2 from the fingerprint."""
+    groups = fine_groups(fingerprint)
+    members = tuple(fine_member(g, fingerprint, coarse_spacing, round(0.5 / len(groups), 4), budget) for g in groups)
+    priors = tuple(prior(o, fingerprint) for o in fingerprint.labels.organs)
+    return FinePlan((0.5, 0.25, 0.1), 0.1, priors, members, {
+        "thresholds": "an organ is looked for at probability one half, then lower, then at its usual place in the body",
+        "min_volume_share": "a component under a tenth of the organ's median volume is not taken for the organ",
+        "priors": "median place relative to the body and percentiles of size over the training cases",
+    })  # fmt: skip
+
+
+def _rounded(values) -> tuple[float, ...]:
+    return tuple(round(float(v), 2) for v in values)

@@ -1,0 +1,179 @@
+"""The plan: every number that preprocessing, training and prediction need, each beside the rule that derived it.
+
+A plan is one JSON file. Each block (the plan, its stages, its members) has `rules`: field name → the rule and its
+source in words, so a reader finds the reason for a number next to the number.
+"""
+from __future__ import annotations
+
+from typing import Literal
+
+from pathlib import Path
+
+from ..errors import PlanError
+from ..io import records
+from ..io.records import record
+from ..labels import LabelSet
+
+PLAN_VERSION = 1
+
+
+@record
+class Window:
+    """Intensities in: (clip(HU, low, high) - low) / (high - low) - mean. The paper's equation (5) with its mean removed."""
+
+    low_hu: float
+    high_hu: float
+    mean: float = 0.0
+
+
+@record
+class NetworkPlan:
+    """An SE-U-Net. features has one entry per level; strides and pooling steps one per pooling (levels - 1)."""
+
+    dimensions: Literal[2, 3]
+    in_channels: int
+    out_channels: int
+    features: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    kernels: tuple[tuple[int, ...], ...]
+    norm: Literal["instance", "batch"] = "instance"
+    se_ratio: int = 8
+    deep_supervision: bool = True
+
+
+@record
+class LossPlan:
+    """Which loss (see training/loss.py) and how classes are weighted in its cross-entropy.
+
+    class_weights: "none"; "labels" or "predictions" (equation 2 with y or ŷ); "tempered" (equation 2's label reading
+    to the power `temper`, scaled to mean 1).
+    """
+
+    name: Literal["dice_ce", "weighted_ce", "generalised_dice", "dice_focal"]
+    class_weights: Literal["none", "labels", "predictions", "tempered"] = "none"
+    temper: float = 0.0
+    dice_weight: float = 1.0
+
+
+@record
+class TrainingPlan:
+    """How one member is trained; the command line's settings replace these values and are recorded with the run."""
+
+    batch_size: int
+    epochs: int
+    steps_per_epoch: int
+    validate_every: int
+    learning_rate: float
+    optimiser: Literal["adam", "adamw", "sgd"]
+    schedule: Literal["constant", "poly"]
+    warmup_steps: int
+    weight_decay: float
+    ema_decay: float
+    clip_norm: float
+    loss: LossPlan
+    foreground_share: float
+    augmentation: Literal["paper", "full", "none"]
+
+
+@record
+class MemberPlan:
+    """One network: what it sees and predicts, on which grid, and how it is trained.
+
+    axis: the array axis that a 2D member slices across (0 top, 1 front, 2 side); None for a 3D member.
+    organs: every organ of the label set for a coarse member; one organ, or a (left, right) pair that shares the
+    network, for a fine one. shape, spacing_mm: of the prepared volume (coarse) or crop (fine), (z, y, x).
+    volumes: the folder of the store that it is trained from.
+    """
+
+    name: str
+    stage: Literal["coarse", "fine"]
+    organs: tuple[str, ...]
+    axis: Literal[0, 1, 2] | None
+    volumes: str
+    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    windows: tuple[Window, ...]
+    context_slices: int
+    position_channels: int
+    jitter_mm: float
+    network: NetworkPlan
+    training: TrainingPlan
+    minutes_share: float
+    rules: dict[str, str]
+
+
+@record
+class CoarsePlan:
+    """Stage 1: one prepared volume per case, seen from three sides."""
+
+    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    body_percentile: float
+    members: tuple[MemberPlan, ...]
+    rules: dict[str, str]
+
+
+@record
+class OrganPrior:
+    """Where an organ lies and how large it is in the training set; for the fallback of locate and for plausibility.
+
+    centre_mm: median offset (z, y, x) of its centroid from the body box's anchor (top face, mid-y, mid-x); spread_mm: half the
+    5–95 percentile range of that offset; extent_mm: 99th percentile; volume_mm3: 1st, 50th and 99th percentiles.
+    """
+
+    organ: str
+    centre_mm: tuple[float, float, float]
+    spread_mm: tuple[float, float, float]
+    extent_mm: tuple[float, float, float]
+    volume_mm3: tuple[float, float, float]
+
+
+@record
+class FinePlan:
+    """Stage 2: how organs are located in the coarse result, and one member per organ or pair.
+
+    thresholds: the ladder of probabilities at which an organ is looked for, high to low.
+    """
+
+    thresholds: tuple[float, ...]
+    min_volume_share: float
+    priors: tuple[OrganPrior, ...]
+    members: tuple[MemberPlan, ...]
+    rules: dict[str, str]
+
+
+@record
+class Plan:
+    """A whole plan. fingerprint: SHA-256 of the fingerprint that it was derived from ("" for a reference plan)."""
+
+    version: int
+    name: str
+    dataset: str
+    labels: LabelSet
+    file_ending: str
+    fingerprint: str
+    memory_target_gb: float
+    coarse: CoarsePlan
+    fine: FinePlan
+    rules: dict[str, str]
+
+    @property
+    def members(self) -> tuple[MemberPlan, ...]:
+        return self.coarse.members + self.fine.members
+
+    def member(self, name: str) -> MemberPlan:
+        for m in self.members:
+            if m.name == name:
+                return m
+        raise PlanError(f"plan '{self.name}' has no configuration '{name}'; it has: {', '.join(m.name for m in self.members)}, or the groups coarse, fine, all")
+
+    def prior(self, organ: str) -> OrganPrior:
+        return next(p for p in self.fine.priors if p.organ == organ)
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from its file; PlanError for one of another version, RecordError for anything else wrong."""
+    value = records.read_json(path)
+    if isinstance(value, dict) and value.get("version") != PLAN_VERSION:
+        raise PlanError(f"{path}: plan version {value.get('version')} and this program's {PLAN_VERSION} differ; run c2f_plan_and_preprocess again")
+    return records.from_json(Plan, value, path)

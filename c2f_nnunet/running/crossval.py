@@ -1,0 +1,159 @@
+"""Cross-validation: every held-out case through the cascade of the fold that never saw it, scored stage by stage."""
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Mapping
+
+import numpy as np
+import torch
+
+from ..data.dataset import Case, Dataset
+from ..errors import C2FError, ModelError
+from ..evaluation import folders
+from ..evaluation.figures import OverlayCase
+from ..evaluation.metrics import CaseScore, score
+from ..evaluation.report import build_report, representative_cases
+from ..inference.cascade import MERGE_SOURCES, Cascade, OrganReport, coarse_maps, merge, run_coarse, run_fine
+from ..inference.fusion import FusionWeights, mean_weights
+from ..io.images import Image, read_image, read_label, write_label
+from .fit import complete_folds
+from .model import Model, build_cascade
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One held-out case: its scores by result name ('2d_top', 'fusion', 'coarse', 'fine', 'final') and the organs' reports."""
+
+    case: str
+    fold: int
+    scores: dict[str, CaseScore]
+    reports: tuple[OrganReport, ...]
+
+
+def crossval(
+    model: Model, dataset: Dataset, device: torch.device, which: str = "best", others: Mapping[str, Path] | None = None, on_case: Callable[[str], None] = lambda case: None
+) -> Path:
+    """Predict and score every held-out case of every trained fold and write the report; returns report.html.
+
+    others: name → folder of further predictions of the same cases, which become columns of Tables II and III.
+    ModelError where no fold is complete. Incomplete folds, and cases that could not be scored, are named in the report.
+    """
+    folds, splits = complete_folds(model, model.plan.members, which), model.splits()
+    if not folds:
+        raise ModelError(f"{model.folder.root}: no fold has all its members trained; run c2f_train all 0 first")
+    cases = {c.id: c for c in dataset.training}
+    notes, results = _notes(model, folds, len(splits)), []
+    for fold in folds:
+        cascade, _ = build_cascade(model, (fold,), which, device)
+        for case_id in splits[fold].val:
+            try:
+                results.append(score_case(cascade, cases[case_id], fold, model))
+            except C2FError as e:
+                log.error("%s", e)
+                notes.append(f"incomplete: {case_id} could not be predicted or scored: {e}")
+            on_case(case_id)
+    if not results:
+        raise ModelError(f"{model.folder.root}: no held-out case could be scored: {'; '.join(notes)}")
+    columns = {name: [r.scores[name] for r in results] for name in results[0].scores}
+    for name, folder in (others or {}).items():
+        columns[name] = _scores_of_folder(folder, model, {r.case: cases[r.case] for r in results}, notes)
+    overlays = [_overlay(model, cases[c]) for c in representative_cases(columns["final"]).values()]
+    return build_report(
+        model.folder.crossval, f"{model.plan.dataset}: cross-validation of plan '{model.plan.name}'", model.plan.labels, columns,
+        overlays=overlays, curves=_curves(model, folds), notes=notes, flags=_flags(results),
+    )  # fmt: skip
+
+
+def score_case(cascade: Cascade, case: Case, fold: int, model: Model) -> CaseResult:
+    """One case through every stage; its final label map goes to crossval/predictions."""
+    image, label = read_image(case.image), read_label(case.label)
+    labels, scores = cascade.plan.labels, {}
+    views: dict[str, np.ndarray] = {}
+    coarse = run_coarse(cascade, image.array, image.geometry, lambda name, logits: views.update({name: logits.astype(np.float16)}))
+
+    def put(name: str, channels: np.ndarray) -> None:
+        scores[name] = score(label.array, labels.to_ids(channels), image.geometry, labels, case.annotated, case=case.id)
+
+    def coarse_label(logits: np.ndarray) -> np.ndarray:
+        maps = coarse_maps(cascade.plan, logits, coarse.prepared, image.geometry)
+        return merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located).channels
+
+    for name in list(views):
+        put(name, coarse_label(views.pop(name).astype(np.float32)))
+    put("fusion", coarse_label(coarse.logits))
+    scores["coarse"] = scores["fusion"]
+    maps = list(run_fine(cascade, coarse, image.array, image.geometry))
+    put("fine", merge(cascade.plan, iter(maps), image.geometry, fine_alone(labels.organs), coarse.located).channels)
+    final = merge(cascade.plan, iter(maps), image.geometry, cascade.merge_weights, coarse.located, frozenset(model.fusion.clean))
+    put("final", final.channels)
+    write_label(model.folder.crossval / "predictions" / f"{case.id}{model.plan.file_ending}", labels.to_ids(final.channels), image.source)
+    return CaseResult(case.id, fold, scores, final.reports)
+
+
+def fine_alone(organs: tuple[str, ...]) -> FusionWeights:
+    """Merge weights that leave the coarse stage out."""
+    whole = mean_weights(organs, MERGE_SOURCES)
+    return FusionWeights(organs, MERGE_SOURCES, ((1.0,) * len(organs), (0.0,) * len(organs)), whole.bias)
+
+
+def _notes(model: Model, folds: tuple[int, ...], wanted: int) -> list[str]:
+    notes = []
+    if missing := [f for f in range(wanted) if f not in folds]:
+        notes.append(f"incomplete: fold {', '.join(map(str, missing))} of {wanted} not trained; the tables hold the held-out cases of fold {', '.join(map(str, folds))} only")
+    fusion = model.fusion
+    if fusion.coarse is None:
+        notes.append("the fusion weights are not fitted: the views are averaged")
+    if fusion.merge is None:
+        notes.append("the merge weights are not fitted: the final result is the fine one")
+    if fusion.coarse:
+        notes.append("the fusion and merge weights were fitted on these same held-out cases (a few numbers per organ), so fused and final results are slightly optimistic")
+    return notes
+
+
+def _scores_of_folder(folder: Path, model: Model, cases: Mapping[str, Case], notes: list[str]) -> list[CaseScore]:
+    """Scores of another folder's predictions of the same cases; what is missing or unreadable is noted."""
+    files, out = folders.label_files(folder), []
+    for case_id, case in cases.items():
+        if case_id not in files:
+            notes.append(f"incomplete: {folder} has no prediction of {case_id}")
+            continue
+        try:
+            out.append(folders.evaluate_case(case.label, files[case_id], model.plan.labels, case.annotated))
+        except C2FError as e:
+            notes.append(f"incomplete: {e}")
+    return out
+
+
+def _overlay(model: Model, case: Case) -> OverlayCase:
+    labels = model.plan.labels
+    image: Image = read_image(case.image)
+    predicted = read_label(model.folder.crossval / "predictions" / f"{case.id}{model.plan.file_ending}")
+    return OverlayCase(case.id, image.array, image.geometry, labels.to_channels(read_label(case.label).array), labels.to_channels(predicted.array))
+
+
+def _curves(model: Model, folds: tuple[int, ...]) -> dict[str, list[dict]]:
+    curves = {}
+    for member in model.plan.members:
+        for fold in folds:
+            path = model.folder.run(member.name, fold).log
+            if path.exists():
+                curves[f"{member.name}/fold_{fold}"] = [json.loads(line) for line in path.read_text().splitlines() if line]
+    return curves
+
+
+def _flags(results: list[CaseResult]) -> list[dict]:
+    """What happened to single organs: missed by a stage, found only at a lower threshold, grown, empty."""
+    flags = []
+    for r in results:
+        for o in r.reports:
+            happened = [*o.flags, *(["box grown once"] if o.grown else []), *([f"found at {o.how}"] if o.how not in ("threshold 0.5", "coarse") else [])]
+            if happened:
+                flags.append({"case": r.case, "organ": o.organ, "state": "empty" if not o.volume_ml else "present", "note": "; ".join(happened)})
+    return flags
+
+

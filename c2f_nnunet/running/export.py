@@ -1,0 +1,173 @@
+"""Models as files: a zip with plan, weights (safetensors), scores and a SHA-256 manifest; and importing one."""
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import torch
+
+from ..errors import ModelError, WorkspaceError
+from ..io import durable, records
+from ..io.records import record
+from ..planning.plan import read_plan
+from ..workspace import ModelFolder
+from .model import Model, load_network
+
+log = logging.getLogger(__name__)
+MANIFEST_VERSION = 1
+LARGEST_ARCHIVE = 20 * 2**30
+MOST_ENTRIES = 5000
+
+
+@record
+class Manifest:
+    """manifest.json of an exported model: its name and the SHA-256 and size in bytes of every other file."""
+
+    version: int
+    dataset: str
+    plan: str
+    files: dict[str, tuple[str, int]]
+
+
+def export_model(model: Model, target: Path, which: str = "best") -> int:
+    """Write model.zip with every trained member's weights; returns how many. ModelError where nothing is trained."""
+    folder = model.folder
+    names = ["plan.json", "dataset.json", "fingerprint.json", "splits_final.json", "fusion.json"]
+    files = [folder.root / n for n in names if (folder.root / n).exists()]
+    weights = 0
+    for m in model.plan.members:
+        for fold in model.trained_folds(m, which):
+            load_network(model, m, fold, which, torch.device("cpu"))  # a damaged one must not be exported
+            files += _checkpoint_files(folder.run(m.name, fold).checkpoint(which)) + _checkpoint_files(folder.run(m.name, fold).checkpoint("final"))
+            weights += 1
+    if not weights:
+        raise ModelError(f"{folder.root}: nothing is trained there yet; run c2f_train all all first")
+    files += sorted((folder.crossval / "tables").glob("*.csv")) + [f for f in (folder.crossval / "report.md", folder.crossval / "report.html") if f.exists()]
+    files = list(dict.fromkeys(files))
+    listed = {f.relative_to(folder.root).as_posix(): (durable.sha256(f), f.stat().st_size) for f in files}
+    manifest = Manifest(MANIFEST_VERSION, model.plan.dataset, model.plan.name, listed)
+
+    def write(temporary: Path) -> None:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr("manifest.json", records.to_text(manifest), zipfile.ZIP_DEFLATED)
+            for f in files:
+                archive.write(f, f.relative_to(folder.root).as_posix(), zipfile.ZIP_DEFLATED if f.suffix != ".safetensors" else zipfile.ZIP_STORED)
+
+    durable.write_with(target, write, lambda temporary: _check_zip(temporary))
+    return weights
+
+
+def _checkpoint_files(path: Path) -> list[Path]:
+    """A checkpoint's record and the tensors that it names."""
+    json_path = path.with_name(path.name + ".json")
+    return [json_path, path.with_name(json.loads(json_path.read_text())["tensors"]["file"])]
+
+
+def _check_zip(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if bad := archive.testzip():
+            raise ModelError(f"{path}: {bad} reads back damaged; the disk may be full or failing")
+
+
+def import_model(archive_path: Path, results: Path, replace: bool = False) -> ModelFolder:
+    """Check an exported model and place it under results/DATASET/PLAN by one rename; ModelError says what is wrong with it.
+
+    Nothing is unpickled and no code runs: weights are safetensors, the rest JSON against fixed schemas. All checks run
+    in a staging folder; a model that is there already stays, unless `replace`.
+    """
+    try:
+        with zipfile.ZipFile(archive_path) as archive:
+            manifest = _read_manifest(archive, archive_path)
+            target = ModelFolder(results / manifest.dataset / manifest.plan)
+            if target.root.exists() and not replace:
+                raise ModelError(f"{target.root}: a model is there already; give --replace to put {archive_path.name} in its place")
+            results.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".import-", dir=results) as staging:
+                staged = Path(staging) / "model"
+                for name, (digest, size) in manifest.files.items():
+                    _extract(archive, name, staged / name, digest, size, archive_path)
+                _check_model(ModelFolder(staged), manifest, archive_path)
+                _place(staged, target.root, Path(staging))
+    except zipfile.BadZipFile as e:
+        raise ModelError(f"{archive_path}: no intact zip archive ({e}); get the file again") from e
+    except OSError as e:
+        raise WorkspaceError(f"{archive_path}: cannot be imported ({e.strerror or e}); check the path and the free space of {results}") from e
+    return target
+
+
+def _read_manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
+    entries = archive.infolist()
+    if len(entries) > MOST_ENTRIES or sum(e.file_size for e in entries) > LARGEST_ARCHIVE:
+        raise ModelError(f"{source}: {len(entries)} entries of {sum(e.file_size for e in entries) / 2**30:.1f} GB are too much for a model; this is not an exported model")
+    names = [e.filename for e in entries]
+    if len(set(names)) != len(names):
+        raise ModelError(f"{source}: holds two files of one name; this is not an exported model")
+    for e in entries:
+        path = PurePosixPath(e.filename)
+        if path.is_absolute() or ".." in path.parts or "\\" in e.filename or ":" in e.filename or (e.external_attr >> 16) & 0o170000 == 0o120000:
+            raise ModelError(f"{source}: entry '{e.filename}' leads out of the model's folder; do not trust this file")
+    if "manifest.json" not in names:
+        raise ModelError(f"{source}: has no manifest.json; this is not an exported model")
+    try:
+        value = json.loads(archive.read("manifest.json"))
+    except (ValueError, RecursionError) as e:
+        raise ModelError(f"{source}: its manifest.json is no JSON ({e}); get the file again") from e
+    manifest = records.from_json(Manifest, value, f"{source}, manifest.json")
+    if manifest.version != MANIFEST_VERSION:
+        raise ModelError(f"{source}: manifest version {manifest.version} and this program's {MANIFEST_VERSION} differ; export it with this version")
+    if any(not p or p in (".", "..") or set(p) & set("/\\:") for p in (manifest.dataset, manifest.plan)):
+        raise ModelError(f"{source}: '{manifest.dataset}/{manifest.plan}' is no folder name; do not trust this file")
+    if set(names) != {"manifest.json", *manifest.files}:
+        raise ModelError(f"{source}: its files and its manifest do not agree; get the file again")
+    return manifest
+
+
+def _extract(archive: zipfile.ZipFile, name: str, target: Path, digest: str, size: int, source: Path) -> None:
+    """One file, not a byte more than the manifest says, its hash compared."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(name) as read, open(target, "wb") as written:
+        left = size
+        while block := read.read(min(1 << 20, left + 1)):
+            left -= len(block)
+            if left < 0:
+                raise ModelError(f"{source}: '{name}' is larger than its manifest says; do not trust this file")
+            written.write(block)
+        written.flush()
+        os.fsync(written.fileno())
+    if durable.sha256(target) != digest:
+        raise ModelError(f"{source}: '{name}' is damaged (its SHA-256 differs from the manifest); get the file again")
+
+
+def _check_model(folder: ModelFolder, manifest: Manifest, source: Path) -> None:
+    """The plan is readable and is the manifest's, every network fits its weights, and no weight is NaN or infinite."""
+    if not folder.plan.exists():
+        raise ModelError(f"{source}: has no plan.json; this is not an exported model")
+    plan = read_plan(folder.plan)
+    if (plan.dataset, plan.name) != (manifest.dataset, manifest.plan):
+        raise ModelError(f"{source}: its plan is {plan.dataset}/{plan.name}, its manifest says {manifest.dataset}/{manifest.plan}; do not trust this file")
+    model, found = Model(folder, plan), 0
+    for m in plan.members:
+        for fold in model.trained_folds(m):
+            network = load_network(model, m, fold, "best", torch.device("cpu"))
+            if not all(torch.isfinite(v).all() for v in network.state_dict().values() if v.is_floating_point()):
+                raise ModelError(f"{source}: {m.name} fold {fold} has weights that are NaN or infinite; export it again from a sound training")
+            found += 1
+    if not found:
+        raise ModelError(f"{source}: holds no trained network; this is not an exported model")
+    model.fusion  # noqa: B018  (read for its checks)
+
+
+def _place(staged: Path, target: Path, staging: Path) -> None:
+    """One rename; an older model is moved aside first and removed only after."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = staging / "replaced"
+    if target.exists():
+        os.rename(target, aside)
+    os.rename(staged, target)
+    durable.sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,143 @@
+"""Fitting the fusion of the views and the merge of both stages, on held-out cases predicted by the fold that never saw them."""
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable, Iterator
+
+import numpy as np
+import torch
+
+from ..data.dataset import Case
+from ..data.store import StoredVolume
+from ..evaluation.metrics import dsc
+from ..inference.cascade import MERGE_SOURCES, Cascade, largest_component, run_coarse, run_fine, view_logits
+from ..inference.fusion import FUSION_VERSION, FusionFile, FusionWeights, OrganFit, fit, fuse
+from ..inference.fusion_learn import FitCase
+from ..io import records
+from ..io.images import read_image, read_label
+from ..preparing.prepare import PreparedVolume
+from ..workspace import StoreFolder
+from .members import stored_of
+from .model import Model, build_cascade
+
+log = logging.getLogger(__name__)
+OnCase = Callable[[str], None]
+
+
+def complete_folds(model: Model, members, which: str) -> tuple[int, ...]:
+    """Folds in which all of these members are trained."""
+    sets = [set(model.trained_folds(m, which)) for m in members]
+    return tuple(sorted(set.intersection(*sets))) if sets else ()
+
+
+def fusion_is_due(model: Model, which: str = "best") -> bool:
+    """Whether the views' weights are missing or were fitted with other checkpoints."""
+    members, folds = model.plan.coarse.members, complete_folds(model, model.plan.coarse.members, which)
+    return bool(folds) and model.fusion.coarse_inputs != model.inputs_hash(members, folds, which)
+
+
+def merge_is_due(model: Model, which: str = "best") -> bool:
+    """Whether the merge weights are missing or were fitted with other checkpoints; needs all members of a fold."""
+    folds = complete_folds(model, model.plan.members, which)
+    return bool(folds) and model.fusion.merge_inputs != model.inputs_hash(model.plan.members, folds, which)
+
+
+def fit_fusion(model: Model, store: StoreFolder, device: torch.device, which: str = "best", on_case: OnCase = lambda case: None) -> FusionFile:
+    """Fit the views' weights on every complete fold's held-out cases and write fusion.json.
+
+    The logits are kept in temporary files, so that memory holds one case at a time however many there are.
+    """
+    folds = complete_folds(model, model.plan.coarse.members, which)
+    splits, organs = model.splits(), model.plan.labels.organs
+    views = tuple(m.name for m in model.plan.coarse.members)
+    with tempfile.TemporaryDirectory(prefix=".fit-", dir=model.folder.root) as folder:
+        saved: list[Callable[[], FitCase]] = []
+        for fold in folds:
+            cascade, _ = build_cascade(model, (fold,), which, device, stage="coarse")
+            for volume in stored_of(store, model.plan.coarse.members[0], splits[fold].val):
+                saved.append(_save_views(cascade, volume, Path(folder)))
+                on_case(volume.record.case)
+        weights = fit(lambda: (load() for load in saved), organs, views)
+    done = replace(model.fusion, version=FUSION_VERSION, coarse=weights, folds=folds, coarse_inputs=model.inputs_hash(model.plan.coarse.members, folds, which))
+    records.write(model.folder.fusion, done)
+    return done
+
+
+def _save_views(cascade: Cascade, volume: StoredVolume, folder: Path) -> Callable[[], FitCase]:
+    """All views' log-odds of one stored case to a file; returns how to get them back (memory-mapped)."""
+    record = volume.record
+    prepared = PreparedVolume(volume.image[:], record.geometry, record.anchor_index)
+    logits = np.stack([view_logits(cascade, prepared, m).astype(np.float16) for m in cascade.views])
+    path = folder / f"{record.id}.npy"
+    np.save(path, logits, allow_pickle=False)
+    known = np.array([o in record.known for o in cascade.plan.labels.organs])
+    return lambda: FitCase(record.case, np.load(path, mmap_mode="r", allow_pickle=False), volume.labels[:], known)
+
+
+def fit_merge(model: Model, cases: dict[str, Case], device: torch.device, which: str = "best", on_case: OnCase = lambda case: None) -> FusionFile:
+    """Fit each organ's say of the fine and the coarse stage, and whether cleaning up helps, on held-out cases; write fusion.json."""
+    folds, splits, organs = complete_folds(model, model.plan.members, which), model.splits(), model.plan.labels.organs
+    with tempfile.TemporaryDirectory(prefix=".fit-", dir=model.folder.root) as folder:
+        saved: dict[str, list[Callable[[], FitCase]]] = {o: [] for o in organs}
+        for fold in folds:
+            cascade, _ = build_cascade(model, (fold,), which, device)
+            for case in splits[fold].val:
+                for organ, load in _save_maps(cascade, cases[case], Path(folder)):
+                    saved[organ].append(load)
+                on_case(case)
+        fitted = {o: _fit_organ(o, saved[o]) for o in organs}
+        clean = tuple(o for o in organs if saved[o] and _cleaning_helps(o, saved[o], fitted[o]))
+    first = [fitted[o] for o in organs]
+    ids = tuple(sorted({i for w in first for i in w.fitted_on}))
+    weights = FusionWeights(
+        organs, MERGE_SOURCES, tuple(tuple(w.weights[s][0] for w in first) for s in range(len(MERGE_SOURCES))), tuple(w.bias[0] for w in first),
+        ids, tuple(s for w in first for s in w.scores),
+    )  # fmt: skip
+    done = replace(model.fusion, merge=weights, clean=clean, folds=folds, merge_inputs=model.inputs_hash(model.plan.members, folds, which))
+    records.write(model.folder.fusion, done)
+    return done
+
+
+def _save_maps(cascade: Cascade, case: Case, folder: Path) -> Iterator[tuple[str, Callable[[], FitCase]]]:
+    """Each organ's fine and coarse log-odds in its box, where the fine stage ran and the organ is annotated."""
+    image, label = read_image(case.image), read_label(case.label)
+    truth = cascade.plan.labels.to_channels(label.array)
+    coarse = run_coarse(cascade, image.array, image.geometry)
+    for maps in run_fine(cascade, coarse, image.array, image.geometry):
+        if maps.fine is None or case.annotated is not None and maps.organ not in case.annotated:
+            continue
+        channel = cascade.plan.labels.organs.index(maps.organ) + 1
+        path = folder / f"{case.id}__{channel}.npy"
+        np.save(path, np.stack([maps.fine, maps.coarse])[:, None].astype(np.float16), allow_pickle=False)
+        yield maps.organ, _loader(case.id, path, (truth[maps.box.slices] == channel).astype(np.uint8))
+
+
+def _loader(case_id: str, path: Path, truth: np.ndarray) -> Callable[[], FitCase]:
+    return lambda: FitCase(case_id, np.load(path, mmap_mode="r", allow_pickle=False), truth, np.array([True]))
+
+
+def _fit_organ(organ: str, saved: list[Callable[[], FitCase]]) -> FusionWeights:
+    if not saved:
+        return FusionWeights((organ,), MERGE_SOURCES, ((1.0,), (0.0,)), (0.0,), (), (OrganFit(organ, (None, None), None, "no case"),))
+    return fit(lambda: (load() for load in saved), (organ,), MERGE_SOURCES)
+
+
+def _cleaning_helps(organ: str, saved: list[Callable[[], FitCase]], weights: FusionWeights) -> bool:
+    """Whether keeping only the largest component raises the organ's mean held-out Dice."""
+    gains = []
+    for load in saved:
+        case = load()
+        mask, truth = fuse(np.asarray(case.logits, np.float32), weights)[0] > 0, case.truth > 0
+        if truth.any() and mask.any():
+            cleaned = largest_component(mask)
+            gains.append(_dice(truth, cleaned) - _dice(truth, mask))
+    return bool(gains) and float(np.mean(gains)) > 1e-4
+
+
+def _dice(truth: np.ndarray, mask: np.ndarray) -> float:
+    return dsc(int(truth.sum()), int(mask.sum()), int((truth & mask).sum())) or 0.0
+
+

@@ -1,0 +1,105 @@
+"""Which trainings, in what order, and how a time budget is shared: c2f_train's CONFIG and FOLD as a list of tasks."""
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Callable, Literal
+
+from ..errors import TrainingError
+from ..io import records
+from ..planning.plan import MemberPlan, Plan
+from ..training import checkpoint
+from ..training.train import TrainSettings
+from ..workspace import ModelFolder
+from .members import TrainOptions, is_finished, settings_for
+
+log = logging.getLogger(__name__)
+GROUPS = ("coarse", "fine", "all")
+FIT_SHARE = {"fusion": 0.03, "merge": 0.04}  # of a time budget, kept for the fits (measured: documentation/experiments.md)
+LEAST_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training (member and fold), or one of the fits that follow: of the views, or of both stages."""
+
+    kind: Literal["member", "fusion", "merge"]
+    member: MemberPlan | None = None
+    fold: int = -1
+
+    @property
+    def share(self) -> float:
+        return self.member.minutes_share if self.member else FIT_SHARE[self.kind]
+
+    @property
+    def title(self) -> str:
+        return f"{self.member.name} fold {self.fold}" if self.member else f"{self.kind} weights"
+
+
+def members_of(plan: Plan, config: str) -> tuple[MemberPlan, ...]:
+    """The members that a CONFIG names; PlanError for an unknown one."""
+    groups = {"coarse": plan.coarse.members, "fine": plan.fine.members, "all": plan.members}
+    return groups.get(config) or (plan.member(config),)
+
+
+def folds_of(text: str, available: int) -> tuple[int, ...]:
+    """FOLD: a number of an existing fold, or 'all'."""
+    if text == "all":
+        return tuple(range(available))
+    if not text.isdigit() or int(text) >= available:
+        raise TrainingError(f"fold '{text}': there are folds 0 to {available - 1}; give one of them or 'all'")
+    return (int(text),)
+
+
+def tasks(plan: Plan, config: str, folds: tuple[int, ...]) -> list[Task]:
+    """Every task in order: the coarse members of all folds, the fusion's fit, the fine members, the merge's fit."""
+    chosen = members_of(plan, config)
+    coarse = [Task("member", m, f) for f in folds for m in chosen if m.stage == "coarse"]
+    fine = [Task("member", m, f) for f in folds for m in chosen if m.stage == "fine"]
+    return [*coarse, *([Task("fusion")] if coarse else []), *fine, Task("merge")]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A member's training as it is about to start: with which settings, and whether it goes on from its checkpoint."""
+
+    task: Task
+    settings: TrainSettings
+    resume: bool
+
+
+def next_job(folder: ModelFolder, task: Task, options: TrainOptions, seconds: float | None, is_group: bool) -> Job | None:
+    """How to start a member's training, or None where it is finished.
+
+    An unfinished one goes on with the settings that it was started with: in a group always, alone only with --c.
+    """
+    run = folder.run(task.member.name, task.fold)
+    if is_finished(run):
+        log.info("%s: finished, skipped", run.root)
+        return None
+    started = checkpoint.exists(run.checkpoint("latest"))
+    if not is_group and started and not options.resume:
+        raise TrainingError(f"{run.root}: an unfinished training is there; go on with --c, or move the folder away to start again")
+    if not is_group and options.resume and not started:
+        raise TrainingError(f"{run.root}: no checkpoint to continue from; leave --c out to start this training")
+    if started and run.settings.exists():
+        return Job(task, records.read(TrainSettings, run.settings), True)
+    return Job(task, settings_for(task.member, options, seconds), False)
+
+
+class TimeBudget:
+    """--minutes, shared out: each task gets its share of what is left, in proportion to the shares still to come."""
+
+    def __init__(self, minutes: float | None, todo: list[Task], clock: Callable[[], float] = time.monotonic):
+        self.clock = clock
+        self.ends = clock() + minutes * 60 if minutes else None
+        self.todo = list(todo)
+
+    def start(self, task: Task) -> float | None:
+        """Seconds for a task that starts now; None without a budget."""
+        if self.ends is None:
+            return None
+        ahead = self.todo[self.todo.index(task) :]
+        left = max(LEAST_SECONDS, self.ends - self.clock())
+        return max(LEAST_SECONDS, left * task.share / sum(t.share for t in ahead))

@@ -1,0 +1,137 @@
+"""Training one member of a model: its samples, its held-out validation, its run folder."""
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from typing import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data.splits import Split
+from ..data.store import Store, StoredVolume
+from ..errors import TrainingError
+from ..evaluation.figures import progress_figure
+from ..evaluation.metrics import dsc
+from ..inference.member import predict_crop, predict_volume
+from ..io import durable, records
+from ..planning.plan import MemberPlan, Plan
+from ..preparing.prepare import jitter_voxels
+from ..training import checkpoint
+from ..training.sampler import CachedVolumes, CropSource, SliceSource
+from ..training.train import Progress, TrainSettings, train
+from ..workspace import RunFolder, StoreFolder, lock, machine_memory_gb
+from .model import Model
+from .preprocess import require_prepared
+
+log = logging.getLogger(__name__)
+CACHE_SHARE = 0.25  # of the machine's memory: stored volumes are kept decompressed up to this
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The command line's wishes; None leaves the plan's value."""
+
+    device: str
+    epochs: int | None = None
+    minutes: float | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    pretrained: str | None = None
+    world: int = 1
+    resume: bool = False
+    workers: int | None = None
+
+
+def settings_for(member: MemberPlan, options: TrainOptions, seconds: float | None) -> TrainSettings:
+    """The plan's training values with the command line's put over them."""
+    training = member.training
+    given = {"epochs": options.epochs, "batch_size": options.batch_size, "learning_rate": options.learning_rate}
+    training = replace(training, **{k: v for k, v in given.items() if v is not None})
+    workers = options.workers if options.workers is not None else default_workers()
+    return TrainSettings(training, options.seed, seconds, workers, options.device, options.world, options.pretrained)
+
+
+def default_workers() -> int:
+    """Augmentation processes: one per core beside the first, at most 12 (nnU-Net's number)."""
+    return max(1, min(12, (os.cpu_count() or 2) - 1))
+
+
+def is_finished(run: RunFolder) -> bool:
+    return checkpoint.exists(run.checkpoint("final"))
+
+
+def run_member(
+    model: Model, store: StoreFolder, member: MemberPlan, fold: int, split: Split, settings: TrainSettings, device: torch.device,
+    resume: bool, rank: int = 0, on_epoch: Callable[[list[dict]], None] = lambda rows: None, should_stop: Callable[[], bool] = lambda: False,
+) -> Progress:  # fmt: skip
+    """Train one member on one fold, in its run folder, which is locked meanwhile (process 0 holds the lock)."""
+    run = model.folder.run(member.name, fold)
+    if rank:
+        return _train(model.plan, store, member, split, settings, device, run, resume, rank, on_epoch, should_stop)
+    with lock(run.root, f"training of {member.name} fold {fold}"):
+        durable.remove_leftovers(run.root)
+        if resume and not checkpoint.exists(run.checkpoint("latest")):
+            raise TrainingError(f"{run.checkpoint('latest')}: no checkpoint to continue from; leave --c out to start this training")
+        if not resume:
+            records.write(run.settings, settings)
+        return _train(model.plan, store, member, split, settings, device, run, resume, rank, on_epoch, should_stop)
+
+
+def _train(plan: Plan, store: StoreFolder, member, split: Split, settings, device, run: RunFolder, resume, rank, on_epoch, should_stop) -> Progress:
+    require_prepared(store, member, plan, split.train + split.val, f"c2f_plan_and_preprocess -d {plan.dataset}")
+    volumes = Store(store.volumes(member.volumes))
+    training, held_out = volumes.of_cases(split.train), volumes.of_cases(split.val)
+    for volume in training + held_out:
+        volume.verify()
+    cached = CachedVolumes(training, CACHE_SHARE * machine_memory_gb())
+    source = SliceSource(member, plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
+    validate = validation(plan, member, CachedVolumes(held_out, CACHE_SHARE * machine_memory_gb()), device)
+
+    def after_epoch(rows: list[dict]) -> None:
+        if "val_dsc" in rows[-1] or len(rows) % 5 == 1:
+            progress_figure(rows, run.progress)
+        on_epoch(rows)
+
+    return train(member, settings, source, run, validate, device, resume, rank, after_epoch, should_stop)
+
+
+def validation(plan: Plan, member: MemberPlan, held_out: CachedVolumes, device: torch.device) -> Callable[[nn.Module], dict[str, float | None]]:
+    """validate(network) → mean held-out Dice per organ, on the member's own grid; None where no held-out case has the organ."""
+
+    def counts_of(network: nn.Module, index: int) -> dict[str, float | None]:
+        record = held_out.volumes[index].record
+        hu, truth = (np.asarray(held_out.array(index, kind)) for kind in ("image", "labels"))
+        if member.stage == "coarse":
+            p = predict_volume(network, member, plan.labels, hu, record.anchor_index, device, flips=False)
+            return dice_by_organ(truth, p.argmax(0), {o: i for i, o in enumerate(plan.labels.organs, 1) if o in record.known})
+        inner = tuple(slice(j, n - j) for j, n in zip(jitter_voxels(member), hu.shape))
+        p = predict_crop(network, member, hu[inner], device, flips=False)
+        return dice_by_organ(truth[inner], p > 0.5, {record.known[0]: 1})
+
+    def validate(network: nn.Module) -> dict[str, float | None]:
+        found: dict[str, list[float]] = {organ: [] for organ in member.organs}
+        for i in range(len(held_out.volumes)):
+            for organ, value in counts_of(network, i).items():
+                if value is not None:
+                    found[organ].append(value)
+        return {organ: float(np.mean(values)) if values else None for organ, values in found.items()}
+
+    return validate
+
+
+def dice_by_organ(truth: np.ndarray, prediction: np.ndarray, channel: dict[str, int]) -> dict[str, float | None]:
+    """Dice per organ of two channel maps."""
+    out = {}
+    for organ, c in channel.items():
+        t, p = truth == c, prediction == c
+        out[organ] = dsc(int(t.sum()), int(p.sum()), int((t & p).sum()))
+    return out
+
+
+def stored_of(store: StoreFolder, member: MemberPlan, cases) -> tuple[StoredVolume, ...]:
+    """The stored volumes of these cases that a member is trained from."""
+    return Store(store.volumes(member.volumes)).of_cases(cases)

@@ -1,0 +1,110 @@
+"""A model folder opened for use: its plan, splits, fusion file, and the trained networks of chosen folds."""
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..data.splits import Split, make_splits, read_splits, write_splits
+from ..errors import ModelError
+from ..inference.cascade import Cascade
+from ..inference.fusion import FUSION_VERSION, FusionFile, read_fusion
+from ..io import records
+from ..network.precision import place
+from ..network.unet import build_network
+from ..planning.plan import MemberPlan, Plan, read_plan
+from ..training import checkpoint
+from ..training.train import restore_weights
+from ..workspace import ModelFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A planned (and possibly trained) model."""
+
+    folder: ModelFolder
+    plan: Plan
+
+    @property
+    def fusion(self) -> FusionFile:
+        """fusion.json, or an empty one where nothing was fitted yet."""
+        return read_fusion(self.folder.fusion) if self.folder.fusion.exists() else FusionFile(FUSION_VERSION, None, None, ())
+
+    def splits(self) -> tuple[Split, ...]:
+        """splits_final.json; made by nnU-Net's rule where it is not there."""
+        training = trained_on(self.folder)
+        if self.folder.splits.exists():
+            return read_splits(self.folder.splits, training)
+        return write_splits(self.folder.splits, make_splits(training, patients_of(self.folder)))
+
+    def trained_folds(self, member: MemberPlan, which: str = "best") -> tuple[int, ...]:
+        """Folds whose training of this member is finished (has its final checkpoint)."""
+        folds = sorted(int(f.name[5:]) for f in (self.folder.root / member.name).glob("fold_*") if f.name[5:].isdigit())
+        return tuple(f for f in folds if all(checkpoint.exists(self.folder.run(member.name, f).checkpoint(w)) for w in {"final", which}))
+
+    def inputs_hash(self, members: tuple[MemberPlan, ...], folds: tuple[int, ...], which: str) -> str:
+        """Hash of the checkpoints of these members and folds: changes when any is trained again."""
+        digest = hashlib.sha256()
+        for m in members:
+            for fold in folds:
+                path = self.folder.run(m.name, fold).checkpoint(which)
+                digest.update(path.with_name(path.name + ".json").read_bytes())
+        return digest.hexdigest()
+
+
+def open_model(folder: ModelFolder) -> Model:
+    """Read a model folder's plan."""
+    if not folder.plan.exists():
+        raise ModelError(f"{folder.plan}: no plan there; give a model folder, or run c2f_plan_and_preprocess first")
+    return Model(folder, read_plan(folder.plan))
+
+
+def trained_on(folder: ModelFolder) -> tuple[str, ...]:
+    """The training cases, from the fingerprint."""
+    return tuple(c["id"] for c in records.read_json(folder.fingerprint)["cases"])
+
+
+def patients_of(folder: ModelFolder) -> dict[str, str]:
+    return {k: str(v) for k, v in (records.read_json(folder.dataset_json).get("patients") or {}).items()}
+
+
+def load_network(model: Model, member: MemberPlan, fold: int, which: str, device: torch.device) -> nn.Module:
+    """One trained network in eval mode."""
+    path = model.folder.run(member.name, fold).checkpoint(which)
+    tensors, _, warning = checkpoint.load(path)
+    if warning:
+        log.warning("%s", warning)
+    network = build_network(member.network)
+    restore_weights(network, tensors, "average.", str(path))
+    return place(network, device, member.network.dimensions).eval()
+
+
+def build_cascade(
+    model: Model, folds: tuple[int, ...] | None, which: str, device: torch.device, flips: bool = True, stage: str = "fine"
+) -> tuple[Cascade, dict[str, tuple[int, ...]]]:
+    """The cascade with every trained network of these folds (None: all found), and which folds each member has.
+
+    ModelError where no view is trained, or a fold that was asked for is missing from a member that others have.
+    """
+    members = model.plan.coarse.members + (model.plan.fine.members if stage == "fine" else ())
+    found: dict[str, tuple[int, ...]] = {}
+    for m in members:
+        have = model.trained_folds(m, which)
+        use = tuple(f for f in have if folds is None or f in folds)
+        if use:
+            found[m.name] = use
+        if folds and set(folds) - set(use):
+            missing = ", ".join(map(str, sorted(set(folds) - set(use))))
+            raise ModelError(f"{model.folder.root / m.name}: fold {missing} is not trained (trained: {', '.join(map(str, have)) or 'none'}); run c2f_train {m.name} {missing.split(',')[0]} or leave -f out")
+    if not any(m.name in found for m in model.plan.coarse.members):
+        raise ModelError(f"{model.folder.root}: no trained coarse member there; run c2f_train all all first")
+    if missing := [m.name for m in members if m.name not in found]:
+        log.warning("%s: not trained and left out: %s", model.folder.root, ", ".join(missing))
+    networks = {m.name: [load_network(model, m, f, which, device) for f in found[m.name]] for m in members if m.name in found}
+    fusion = model.fusion
+    return Cascade(model.plan, networks, fusion.coarse, fusion.merge, device, flips), found

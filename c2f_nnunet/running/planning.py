@@ -1,0 +1,71 @@
+"""From a raw data set to a model folder with its plan: fingerprint, budget of this machine, files."""
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import Callable
+
+import torch
+
+from ..data.dataset import Dataset
+from ..data.fingerprint import Fingerprint, measure
+from ..data.splits import make_splits, read_splits, write_splits
+from ..errors import DatasetError, PlanError
+from ..io import durable, records
+from ..planning.budget import Budget
+from ..planning.plan import Plan, read_plan
+from ..planning.planner import choose_plan
+from ..workspace import ModelFolder, StoreFolder, machine_memory_gb
+
+log = logging.getLogger(__name__)
+GPU_TARGET_GB = 8.0  # nnU-Net's default
+CPU_SHARE = 0.25
+
+
+def fingerprint(dataset: Dataset, processes: int, on_case: Callable[[str], None]) -> Fingerprint:
+    """Verify and measure the data set."""
+    return measure(dataset, processes, on_case)
+
+
+def budget(target_gb: float | None) -> Budget:
+    """--gpu_memory_target, or what this machine suggests: nnU-Net's 8 GB with an accelerator, else a quarter of the memory, at most 8 GB."""
+    if target_gb:
+        return Budget(target_gb, True, "given by --gpu_memory_target")
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        return Budget(GPU_TARGET_GB, True, "an accelerator is there: nnU-Net's default")
+    memory = machine_memory_gb()
+    return Budget(round(min(GPU_TARGET_GB, CPU_SHARE * memory), 2), False, f"no accelerator: a quarter of this machine's {memory:.0f} GB, at most {GPU_TARGET_GB:.0f} GB")
+
+
+def choose(wanted: str, dataset: Dataset, found: Fingerprint, target_gb: float | None, spacing_mm) -> Plan:
+    """The plan that -pl names, for this data set."""
+    return choose_plan(wanted, found, budget(target_gb), spacing_mm, dataset.file_ending)
+
+
+def write(folder: ModelFolder, plan: Plan, found: Fingerprint, dataset: Dataset, preprocessed) -> None:
+    """plan.json, fingerprint.json, dataset.json and splits_final.json of the model folder.
+
+    PlanError where members were trained there with a different plan: they would no longer fit. A splits_final.json that a
+    user put into the preprocessed data set's folder (as with nnU-Net) is taken over.
+    """
+    trained = sorted({p.parent.parent.name for p in folder.root.glob("*/fold_*/checkpoint_*.json")})
+    if trained and folder.plan.exists() and records.plain(read_plan(folder.plan)) != records.plain(plan):
+        raise PlanError(f"{folder.plan}: {', '.join(trained)} were trained with another plan than the one derived now; move {folder.root} away, or give -pl {folder.plan} to keep that plan")
+    records.write(folder.fingerprint, found)
+    durable.write_bytes(folder.dataset_json, (dataset.root / "dataset.json").read_bytes())
+    cases = tuple(c.id for c in dataset.training)
+    own = preprocessed / "splits_final.json"
+    if own.exists():
+        write_splits(folder.splits, read_splits(own, cases))
+    else:
+        try:
+            write_splits(folder.splits, make_splits(cases, dataset.patients))
+        except DatasetError as e:
+            log.warning("%s", e)
+    records.write(folder.plan, plan)
+
+
+def clean(store: StoreFolder) -> None:
+    """Remove a plan's preprocessed volumes."""
+    if store.root.is_dir():
+        shutil.rmtree(store.root)

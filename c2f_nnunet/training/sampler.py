@@ -1,0 +1,201 @@
+"""Training batches: which slices and crops are drawn, as a pure function of (seed, step, place in the batch).
+
+Because a batch depends on nothing else, workers need no state, a resumed training draws what it would have drawn,
+and DDP's processes take consecutive parts of one larger batch.
+"""
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Iterator
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+
+from ..data.store import StoredVolume
+from ..errors import DatasetError, TrainingError
+from ..geometry import Box
+from ..labels import LabelSet
+from ..planning.plan import MemberPlan
+from ..preparing.crops import is_symmetric
+from ..preparing.normalise import normalise
+from ..preparing.prepare import jitter_voxels
+from ..preparing.views import (
+    IN_PLANE, intensity_channels, left_right_axis, mirrored_input, odd_channels, plane_shape, slab, slice_input, training_window,
+)  # fmt: skip
+from .augment import make_transforms, seeded
+
+
+@dataclass
+class CachedVolumes:
+    """Stored volumes, decompressed once and kept where all of them fit `memory_gb`; the cache is never pickled."""
+
+    volumes: tuple[StoredVolume, ...]
+    memory_gb: float
+    _kept: dict[tuple[int, str], np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        total = sum(3 * int(np.prod(v.record.geometry.shape)) for v in self.volumes)
+        self.keeps = total < self.memory_gb * 2**30
+
+    def __getstate__(self):
+        return {**self.__dict__, "_kept": {}}
+
+    def array(self, index: int, kind: str):
+        """The image or labels of a volume: a numpy array where kept, else a blosc2 array that reads what is sliced."""
+        if not self.keeps:
+            return getattr(self.volumes[index], kind)
+        if (index, kind) not in self._kept:
+            self._kept[index, kind] = getattr(self.volumes[index], kind)[:]
+        return self._kept[index, kind]
+
+    def load(self) -> None:
+        """Fill the cache now (before workers fork, so that they share it)."""
+        for i in range(len(self.volumes)) if self.keeps else []:
+            self.array(i, "image"), self.array(i, "labels")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one sample is: a stored volume and a slice index (2D) or a shift in voxels (3D)."""
+
+    volume: int
+    index: int
+    shift: tuple[int, int, int]
+
+
+class SliceSource:
+    """Samples of a 2D member. A share of them is drawn by class: organ, then case, then a slice that it touches."""
+
+    def __init__(self, member: MemberPlan, labels: LabelSet, cached: CachedVolumes):
+        self.member, self.labels, self.cached = member, labels, cached
+        self.windows = [training_window(v.record.geometry.shape, member.shape) for v in cached.volumes]
+        self.by_organ = [places for organ in labels.organs if (places := self._places(organ))]
+        if not self.by_organ:
+            raise DatasetError(f"{cached.volumes[0].folder}: no training case of {member.name} has a labelled organ; check the labels")
+        self.transforms = make_transforms(
+            member.training.augmentation, plane_shape(member.shape, member.axis), tuple(member.spacing_mm[a] for a in IN_PLANE[member.axis]),
+            intensity_channels=intensity_channels(member), mirror_axis=left_right_axis(member.axis),
+            mirrored_channel=labels.mirrored_channel if labels.is_symmetric else (),
+            odd_channels=odd_channels(member), mirrored_input=mirrored_input(member),
+        )  # fmt: skip
+
+    def _places(self, organ: str) -> list[tuple[int, int, int]]:
+        """(volume, first slice, one past the last) for each case that has the organ inside its window."""
+        axis, out = self.member.axis, []
+        for i, (v, window) in enumerate(zip(self.cached.volumes, self.windows)):
+            if organ in v.record.boxes and organ in v.record.known:
+                box = v.record.boxes[organ]
+                first, last = max(box.start[axis], window.start[axis]), min(box.stop[axis], window.stop[axis])
+                if first < last:
+                    out.append((i, first, last))
+        return out
+
+    def draw(self, rng: np.random.Generator) -> Draw:
+        if rng.random() < self.member.training.foreground_share:
+            places = self.by_organ[rng.integers(len(self.by_organ))]
+            volume, first, last = places[rng.integers(len(places))]
+        else:
+            volume = int(rng.integers(len(self.cached.volumes)))
+            window, n = self.windows[volume], self.cached.volumes[volume].record.geometry.shape[self.member.axis]
+            first, last = max(0, window.start[self.member.axis]), min(n, window.stop[self.member.axis])
+        return Draw(volume, int(rng.integers(first, last)), (0, 0, 0))
+
+    def read(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """image (C, h, w) float32, target (h, w) channels, known (organs + 1,) bool."""
+        member, window, record = self.member, self.windows[draw.volume], self.cached.volumes[draw.volume].record
+        hu, target = self.cached.array(draw.volume, "image"), self.cached.array(draw.volume, "labels")
+        image = slice_input(hu, member, draw.index, window, record.anchor_index)
+        target = slab(target, member.axis, draw.index, 0, window, 0)[0]
+        known = np.array([True, *(o in record.known for o in self.labels.organs)])
+        return image, target, known
+
+
+class CropSource:
+    """Samples of a 3D member: a stored crop, shifted by up to the jitter."""
+
+    def __init__(self, member: MemberPlan, cached: CachedVolumes):
+        self.member, self.cached = member, cached
+        self.jitter = jitter_voxels(member)
+        self.transforms = make_transforms(
+            member.training.augmentation, member.shape, member.spacing_mm, intensity_channels=len(member.windows),
+            mirror_axis=left_right_axis(None), mirrored_channel=(0, 1) if is_symmetric(member) else (),
+        )  # fmt: skip
+
+    def draw(self, rng: np.random.Generator) -> Draw:
+        volume = int(rng.integers(len(self.cached.volumes)))
+        return Draw(volume, 0, tuple(int(rng.integers(-j, j + 1)) for j in self.jitter))
+
+    def read(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """image (windows, z, y, x) float32, target (z, y, x), known (2,) bool."""
+        stored = self.cached.volumes[draw.volume].record.geometry.shape
+        start = tuple((n - m) // 2 + s for n, m, s in zip(stored, self.member.shape, draw.shift))
+        box = Box(start, tuple(a + n for a, n in zip(start, self.member.shape)))
+        hu, target = (np.asarray(self.cached.array(draw.volume, kind)[box.slices]) for kind in ("image", "labels"))
+        return normalise(hu, self.member.windows), target, np.array([True, True])
+
+
+class Batches(SlimDataLoaderBase):
+    """Batches from `first_step` on, for one of `world` DDP processes: dicts of image, target, known and step.
+
+    Worker k of n makes the batches k, k + n, …: the augmenter hands them out in order.
+    """
+
+    def __init__(self, source, batch_size: int, seed: int, first_step: int, workers: int, rank: int = 0, world: int = 1):
+        super().__init__(None, batch_size, max(1, workers))
+        self.source, self.seed, self.first_step, self.rank, self.world = source, seed, first_step, rank, world
+        self.made = 0
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called first in each worker process, which is forked: OpenMP's threads did not come along, so torch must not wait for them."""
+        super().set_thread_id(thread_id)
+        torch.set_num_threads(1)
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+    def generate_train_batch(self) -> dict:
+        step = self.first_step + self.thread_id + self.made * self.number_of_threads_in_multithreaded
+        self.made += 1
+        return self.batch(step)
+
+    def batch(self, step: int) -> dict:
+        """Batch number `step`; an error in it names the case."""
+        samples = []
+        for i in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
+            rng = np.random.default_rng([self.seed, step, i])
+            draw = self.source.draw(rng)
+            try:
+                image, target, known = self.source.read(draw)
+            except (OSError, RuntimeError, ValueError) as e:
+                case = self.source.cached.volumes[draw.volume]
+                raise TrainingError(f"{case.folder / case.record.id}: stored volume cannot be read ({e}); run c2f_plan_and_preprocess again") from e
+            with seeded(self.seed, step, i):
+                image, target, known = self.source.transforms(
+                    torch.from_numpy(image), torch.from_numpy(target[None].astype(np.int16)), torch.from_numpy(known)
+                )  # fmt: skip
+            samples.append((image.numpy(), target[0].numpy(), known.numpy()))
+        images, targets, knowns = (np.stack(part) for part in zip(*samples))
+        return {"image": images, "target": targets, "known": knowns, "step": step}
+
+
+def _end_with_parent(parent: int) -> None:
+    """A worker whose training process was killed would wait for ever to hand over its batch."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def stream(batches: Batches, workers: int) -> Iterator[dict]:
+    """The batches in order, made by batchgenerators' worker processes, or in this process where workers is 0."""
+    if not workers:
+        while True:
+            yield next(batches)
+    batches.source.cached.load()
+    augmenter = MultiThreadedAugmenter(batches, None, workers, num_cached_per_queue=2, seeds=list(range(workers)))
+    try:
+        yield from augmenter
+    finally:
+        augmenter._finish()

@@ -1,0 +1,4 @@
+"""Packaging; all metadata stands in pyproject.toml."""
+from setuptools import setup
+
+setup()

@@ -1,0 +1,79 @@
+"""c2f_evaluate from its arguments to its files."""
+import json
+
+import numpy as np
+import pytest
+
+from c2f_nnunet.cli.evaluate import main
+from c2f_nnunet.geometry import Geometry
+from c2f_nnunet.io.images import write_volume
+
+GEOMETRY = Geometry((3, 5, 6), (2.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """labelsTs and out with one case: organ A half found, organ B not annotated; dataset.json beside labelsTs."""
+    gt, pred = tmp_path / "labelsTs", tmp_path / "out"
+    truth, predicted = np.zeros(GEOMETRY.shape, np.uint8), np.zeros(GEOMETRY.shape, np.uint8)
+    truth[1, 2, 0:2], predicted[1, 2, 1:3], predicted[0, 0, 0] = 1, 1, 2
+    write_volume(gt / "hn_1.nii.gz", truth, GEOMETRY)
+    write_volume(pred / "hn_1.nii.gz", predicted, GEOMETRY)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "A": 1, "B": 2}, "annotated": {"hn_1": ["A"]}}))
+    return gt, pred
+
+
+def test_the_table_is_printed_and_the_files_written(pair, tmp_path, capsys):
+    gt, pred = pair
+    assert main([str(gt), str(pred), "-np", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "50.0" in printed and "DSC (%)" in printed and "dataset.json" in printed
+    summary = json.loads((pred / "summary.json").read_text())
+    assert summary["mean"]["1"]["Dice"] == 0.5 and summary["mean"]["2"]["unknown"] == 1
+    assert (pred / "per_case.csv").is_file()
+    assert main([str(gt), str(pred), "-o", str(tmp_path / "scores"), "-np", "1"]) == 0
+    assert (tmp_path / "scores" / "summary.json").read_text() == (pred / "summary.json").read_text()
+
+
+def test_djfile_goes_before_the_file_that_is_found(pair, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"labels": {"background": 0, "Stem": 1, "B": 2}}))
+    assert main([str(pair[0]), str(pair[1]), "-djfile", str(other), "-np", "1"]) == 0
+    summary = json.loads((pair[1] / "summary.json").read_text())
+    assert summary["mean"]["1"]["organ"] == "Stem" and summary["mean"]["2"]["false_positive"] == 1
+
+
+def test_without_dataset_json_the_ids_found_are_scored(pair, tmp_path, capsys):
+    (tmp_path / "dataset.json").unlink()
+    assert main([str(pair[0]), str(pair[1]), "-np", "1"]) == 0
+    assert "label 2" in capsys.readouterr().out
+
+
+def test_a_missing_prediction_is_a_stated_error_and_nothing_is_written(pair, capsys):
+    gt, pred = pair
+    (pred / "hn_1.nii.gz").rename(pred / "hn_9.nii.gz")
+    assert main([str(gt), str(pred), "-np", "1"]) == 1
+    assert "no prediction for 1 of 1 cases: hn_1" in capsys.readouterr().err
+    assert not (pred / "summary.json").exists()
+
+
+def test_a_damaged_prediction_is_named_and_the_rest_is_done(pair, capsys):
+    gt, pred = pair
+    for folder in pair:
+        (folder / "hn_2.nii.gz").write_bytes((folder / "hn_1.nii.gz").read_bytes())
+    (pred / "hn_2.nii.gz").write_bytes((pred / "hn_2.nii.gz").read_bytes()[:-20])
+    assert main([str(gt), str(pred), "-np", "1"]) == 3
+    assert "hn_2" in capsys.readouterr().err
+    assert len(json.loads((pred / "summary.json").read_text())["metric_per_case"]) == 1
+
+
+@pytest.mark.parametrize("extra", [["--outt", "x"], ["-np", "0"], ["-np", "x"]])
+def test_wrong_usage_ends_with_2(pair, extra):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(pair[0]), str(pair[1]), *extra])
+    assert stopped.value.code == 2
+
+
+def test_misspelled_folders_are_errors_and_are_not_made(pair, tmp_path):
+    assert main([str(pair[0]), str(tmp_path / "ouput"), "-np", "1"]) == 1
+    assert not (tmp_path / "ouput").exists()

@@ -1,0 +1,261 @@
+"""DICOM series: tiny synthetic ones, whole and broken, and two real ones."""
+import random
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from c2f_nnunet.errors import ImageError
+from c2f_nnunet.io.dicom import find_series, read_series
+from c2f_nnunet.io.images import read_label, write_label
+
+SERIES, FRAME = generate_uid(entropy_srcs=["series"]), generate_uid(entropy_srcs=["frame"])
+VOXELS = np.arange(4 * 2 * 3).reshape(4, 2, 3)  # stored values (slice, row, column); HU = value - 1024
+
+
+def slice_file(folder, k, **tags):
+    """Slice k of a series of 3 mm gaps, rows 2 mm and columns 1.5 mm apart; `tags` override its header, None removes."""
+    header = pydicom.Dataset()
+    header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, generate_uid()
+    header.Modality, header.SeriesInstanceUID, header.FrameOfReferenceUID = "CT", SERIES, FRAME
+    header.InstanceNumber = k + 1
+    header.Rows, header.Columns = 2, 3
+    header.PixelSpacing, header.ImageOrientationPatient = [2, 1.5], [1, 0, 0, 0, 1, 0]
+    header.ImagePositionPatient = [10, -20, 30 + 3 * k]
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 0
+    header.RescaleSlope, header.RescaleIntercept = 1, -1024
+    header.PixelData = VOXELS[k % 4].astype(np.uint16).tobytes()
+    for name, value in tags.items():
+        if value is None:
+            delattr(header, name)
+        else:
+            setattr(header, name, value)
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.MediaStorageSOPClassUID, header.file_meta.MediaStorageSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    path = folder / f"{tags.get('name', f'CT{k:03}')}.dcm"
+    header.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "ct").mkdir()
+    return tmp_path / "ct"
+
+
+def whole(folder, slices=range(4), **tags):
+    return [slice_file(folder, k, **tags) for k in slices]
+
+
+def refused(source, sentence):
+    with pytest.raises(ImageError, match=sentence) as told:
+        read_series(source)
+    assert "\n" not in str(told.value)
+
+
+def test_a_series_is_read_in_hu_with_its_geometry(folder):
+    whole(folder)
+    image = read_series(folder)
+    np.testing.assert_array_equal(image.array, VOXELS - 1024)
+    assert image.array.dtype == np.int16
+    assert image.geometry.spacing_mm == (3.0, 2.0, 1.5) and image.geometry.origin_mm == (10.0, -20.0, 30.0)
+    assert image.geometry.direction == ((0, 0, 1), (0, 1, 0), (1, 0, 0))
+
+
+def test_files_in_any_order_and_under_any_name(folder):
+    files = whole(folder)
+    random.Random(1).shuffle(files)
+    np.testing.assert_array_equal(read_series(files).array, VOXELS - 1024)
+    for path, name in zip(files, "dbca"):
+        path.rename(folder / name)
+    np.testing.assert_array_equal(read_series(folder).array, VOXELS - 1024)
+
+
+def test_feet_first_and_prone_become_canonical(folder):
+    # rows run to the right, columns to anterior: the patient's upside down; slices are listed from the top
+    for k in range(4):
+        slice_file(folder, k, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0], ImagePositionPatient=[10, -20, 30 - 3 * k])
+    image = read_series(folder)
+    np.testing.assert_array_equal(image.array, VOXELS[::-1, ::-1, ::-1] - 1024)
+    np.testing.assert_allclose(image.geometry.world((3, 1, 2)), (10, -20, 30))  # the first file's first pixel
+
+
+def test_a_coronal_series(folder):
+    for k in range(4):  # rows run left, columns to inferior, slices to posterior
+        slice_file(folder, k, ImageOrientationPatient=[1, 0, 0, 0, 0, -1], ImagePositionPatient=[0, 3 * k, 0])
+    image = read_series(folder)
+    assert image.array.shape == (2, 4, 3) and image.geometry.spacing_mm == (2.0, 3.0, 1.5)
+    np.testing.assert_array_equal(image.array, VOXELS.transpose(1, 0, 2)[::-1] - 1024)
+
+
+def test_every_slice_has_its_own_rescaling(folder):
+    for k in range(4):
+        slice_file(folder, k, RescaleSlope=k + 1, RescaleIntercept=-100 * k)
+    expected = VOXELS * np.arange(1, 5)[:, None, None] - 100 * np.arange(4)[:, None, None]
+    np.testing.assert_array_equal(read_series(folder).array, expected)
+
+
+def test_labels_of_a_series_are_written_on_its_grid(folder, tmp_path):
+    whole(folder)
+    image = read_series(folder)
+    labels = VOXELS.astype(np.uint8)
+    for ending in (".nii.gz", ".nrrd", ".mha"):
+        write_label(tmp_path / f"label{ending}", labels, image.source)
+        back = read_label(tmp_path / f"label{ending}")
+        np.testing.assert_array_equal(back.array, labels)
+        np.testing.assert_allclose(back.geometry.world((3, 1, 2)), image.geometry.world((3, 1, 2)), atol=1e-4)
+
+
+def test_finding_series(folder):
+    whole(folder, range(2))
+    (folder / "sub").mkdir()
+    other = generate_uid()
+    (second,) = whole(folder / "sub", [0], SeriesInstanceUID=other)
+    whole(folder, [3], name="dose", Modality="RTDOSE", SeriesInstanceUID=generate_uid())
+    (folder / "LICENSE").write_text("no DICOM " * 50)
+    (folder / "empty").touch()
+    assert find_series(folder) == {SERIES: (folder / "CT000.dcm", folder / "CT001.dcm"), other: (second,)}
+
+
+# Broken series: each sentence names the slices
+
+
+@pytest.mark.parametrize("left_out, told", [
+    ([2], r"1 slice is missing \(number 3\): CT001.dcm and CT003.dcm are 6 mm apart where 3 mm is usual"),
+    ([2, 3], r"2 slices are missing \(number 3, 4\): CT001.dcm and CT004.dcm are 9 mm apart"),
+    ([2, 5], r"\(number 3\): CT001.dcm and CT003.dcm .*\(number 6\): CT004.dcm and CT006.dcm"),
+])  # fmt: skip
+def test_missing_slices(folder, left_out, told):
+    whole(folder, [k for k in range(9) if k not in left_out])
+    refused(folder, told)
+
+
+def test_missing_slices_without_usable_numbers(folder):
+    whole(folder, [0, 1, 3, 4], InstanceNumber=1)
+    refused(folder, "1 slice is missing: CT001.dcm and CT003.dcm are 6 mm apart")
+
+
+def test_uneven_spacing(folder):
+    whole(folder, range(3))
+    slice_file(folder, 3, ImagePositionPatient=[10, -20, 30 + 10])
+    refused(folder, "uneven spacing: CT002.dcm and CT003.dcm are 4 mm apart where 3 mm is usual; export the whole series")
+
+
+def test_positions_rounded_to_hundredths_are_even(folder):
+    for k in range(4):
+        slice_file(folder, k, ImagePositionPatient=[10, -20, round(k * 0.625, 2)])
+    assert read_series(folder).geometry.spacing_mm[0] == pytest.approx(0.625, abs=0.01)
+
+
+def test_duplicates(folder):
+    whole(folder)
+    slice_file(folder, 2, name="again")
+    refused(folder, "duplicate slices at one place: (again.dcm and CT002.dcm|CT002.dcm and again.dcm); remove one of each")
+
+
+def test_two_series(folder):
+    whole(folder)
+    other = generate_uid(entropy_srcs=["other"])
+    path = slice_file(folder, 4, SeriesInstanceUID=other, name="other")
+    refused(folder, f"2 series are mixed there, .*{other} \\(1 files, other.dcm …\\).*; put each into a folder of its own")
+    refused([*sorted(folder.glob("CT*.dcm")), path], f"slices of different series are mixed: other.dcm with {other} among 4 with {SERIES};")
+
+
+@pytest.mark.parametrize("tags, told", [
+    ({"FrameOfReferenceUID": "1.2.3"}, "slices of different frame of reference are mixed: CT003.dcm with 1.2.3"),
+    ({"Rows": 3, "Columns": 2}, r"slices of different rows and columns are mixed: CT003.dcm with \(3, 2\) among 3 with \(2, 3\)"),
+    ({"PixelSpacing": [2, 1.6]}, r"slices of different pixel spacing are mixed: CT003.dcm with \(2.0, 1.6\) among 3 with \(2.0, 1.5\)"),
+    ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "slices of different orientation are mixed: CT003.dcm"),
+    ({"Modality": "MR"}, "CT003.dcm: is MR with 1 frames; export the CT as one file per slice"),
+    ({"NumberOfFrames": 2}, "CT003.dcm: is CT with 2 frames; export the CT as one file per slice"),
+    ({"ImagePositionPatient": None}, "CT003.dcm: its header has no ImagePositionPatient; export the CT's slices without scouts"),
+    ({"RescaleSlope": None, "PixelSpacing": None}, "CT003.dcm: its header has no RescaleSlope, PixelSpacing;"),
+    ({"PixelSpacing": [2]}, r"CT003.dcm: its DICOM header is damaged \(TypeError\); export the series again"),
+    ({"GantryDetectorTilt": 12}, "gantry tilt of 12° in the header of CT003.dcm; resample the series to an untilted grid"),
+])  # fmt: skip
+def test_one_slice_that_does_not_belong(folder, tags, told):
+    files = whole(folder, range(3)) + [slice_file(folder, 3, **tags)]
+    refused(files, told)
+
+
+def test_a_tilted_gantry(folder):
+    for k in range(4):
+        slice_file(folder, k, ImagePositionPatient=[10, -20 + 0.5 * k, 30 + 3 * k])
+    refused(folder, "gantry tilt: from CT000.dcm to CT003.dcm the slices slide sideways by 9.5°")  # atan(0.5 / 3)
+
+
+@pytest.mark.parametrize("spacing", [[0, 1.5], [-2, 1.5], [2, 1000]])
+def test_pixel_spacing_that_cannot_be(folder, spacing):
+    whole(folder, PixelSpacing=spacing)
+    refused(folder, "its spacing .* is not within 0.05 to 50 mm")
+
+
+@pytest.mark.parametrize("missing, told", [(1, "cannot be read"), (12, "cannot be read"), (60, "its header has no RescaleSlope")])
+def test_a_truncated_slice(folder, missing, told):
+    path = whole(folder)[2]
+    path.write_bytes(path.read_bytes()[:-missing])
+    refused(folder, f"CT002.dcm: {told}")
+
+
+def test_a_constant_series(folder):
+    whole(folder, PixelData=bytes(12))
+    refused(folder, "every voxel is -1024, so it shows nothing")
+
+
+def test_no_series_at_all(folder):
+    refused(folder / "none", "none: no such folder; give the folder of a DICOM series")
+    refused(folder, "no DICOM CT slices there")
+    refused([], "0 DICOM slices are no volume")
+    files = whole(folder, [0])
+    refused(folder, "1 DICOM slices are no volume; give the whole series")
+    (folder / "text.dcm").write_text("no DICOM " * 50)
+    refused([*files, folder / "text.dcm"], "text.dcm: is no DICOM file")
+    refused([*files, folder / "gone.dcm"], r"gone.dcm: cannot be read \(.*No such file")
+
+
+def test_sequences_a_thousand_deep(folder):
+    files = whole(folder, range(3))
+    start = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"  # a sequence and an item of unknown length
+    end = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    deep = slice_file(folder, 3)
+    content = deep.read_bytes()
+    at = content.index(b"\x08\x00\x60\x00CS")  # just before Modality
+    deep.write_bytes(content[:at] + start * 1000 + end * 1000 + content[at:])
+    refused([*files, deep], r"CT003.dcm: cannot be read \(maximum recursion depth exceeded")
+
+
+def test_mutated_headers_are_refused_or_read_whole(folder):
+    files, rng, outcomes = whole(folder), random.Random(0), {"read": 0, "refused": 0}
+    original = files[2].read_bytes()
+    for trial in range(100):
+        content = bytearray(original)
+        for _ in range(rng.choice((1, 2, 4))):
+            content[rng.randrange(132, len(content))] = rng.randrange(256)
+        files[2].write_bytes(content)
+        try:
+            assert read_series(files if trial % 2 else folder).array.shape == VOXELS.shape
+            outcomes["read"] += 1
+        except ImageError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 10  # both happen
+
+
+# Real data
+
+
+def test_a_real_series(real_data):
+    image = read_series(real_data / "dicom" / "head_neck_ct")
+    assert image.array.shape == (90, 511, 511) and image.array.dtype == np.int16
+    assert image.geometry.spacing_mm == (3.0, 1.0, 1.0)
+    assert image.array.min() == -1024 and image.array.max() == 3844
+    one = pydicom.dcmread(real_data / "dicom" / "head_neck_ct" / "IMG_00040.dcm")  # pydicom's own decoder: an independent reading
+    k = round(float(one.ImagePositionPatient[2]) - image.geometry.origin_mm[2]) // 3
+    np.testing.assert_array_equal(image.array[k], one.pixel_array.astype(int) - 1024)
+
+
+def test_a_real_series_with_a_gap(real_data):
+    folder = real_data / "dicom" / "chest_ct_rtstruct" / "dcm"
+    refused(folder, r"1 slice is missing \(number 82\): CT000081.dcm and CT000082.dcm are 1.6 mm apart where 0.8 mm is usual")

@@ -1,0 +1,463 @@
+"""Images from files and back: every orientation, exact headers, and one sentence for each kind of bad file."""
+import gzip
+import os
+import random
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from c2f_nnunet.errors import ImageError, WorkspaceError
+from c2f_nnunet.geometry import Geometry
+from c2f_nnunet.io.images import read_image, read_label, write_label, write_volume
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+ALL_48 = [(axes, signs) for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)]
+CANONICAL = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+GRID = Geometry((2, 3, 4), (3.0, 2.0, 1.5), (10.0, -20.0, 30.0))
+CT = np.arange(-12, 12, dtype=np.int16).reshape(GRID.shape)
+LPS_TO_RAS = np.array([-1, -1, 1])
+
+
+def oriented(axes, signs) -> Geometry:
+    """Array axis k runs along world axis axes[k], in the direction of signs[k]."""
+    direction = np.zeros((3, 3))
+    for k, (world, sign) in enumerate(zip(axes, signs)):
+        direction[world, k] = sign
+    return Geometry(GRID.shape, GRID.spacing_mm, GRID.origin_mm, tuple(map(tuple, direction.tolist())))
+
+
+def nifti(path, array_ijk=CT.T, affine=np.diag([1.5, 2.0, 3.0, 1.0]), kind=nib.Nifti1Image, **header):
+    """A NIfTI file by nibabel; header fields by name are set on the file's bytes, past nibabel's own checks."""
+    image = kind(array_ijk, affine)
+    image.to_filename(path)
+    if header:
+        whole = bytearray(path.read_bytes())
+        raw = image.header.structarr.copy()
+        raw = np.frombuffer(bytes(whole[: raw.dtype.itemsize]), raw.dtype).copy()
+        for name, value in header.items():
+            raw[name] = value
+        whole[: raw.dtype.itemsize] = raw.tobytes()
+        path.write_bytes(whole)
+    return path
+
+
+# Orientation
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("axes, signs", ALL_48)
+def test_every_orientation_reads_to_the_same_world_and_writes_back(tmp_path, axes, signs, ending):
+    geometry, path = oriented(axes, signs), tmp_path / f"ct{ending}"
+    write_volume(path, CT, geometry)
+    image = read_image(path)
+
+    np.testing.assert_allclose(image.geometry.direction, CANONICAL, atol=1e-6)
+    assert image.array.shape == image.geometry.shape and image.array.dtype == np.int16
+    for index in np.ndindex(*image.array.shape):
+        there = np.rint(geometry.index(image.geometry.world(index))).astype(int)
+        assert image.array[index] == CT[tuple(there)]
+
+    labels = (image.array + 12).astype(np.uint8)
+    write_label(tmp_path / f"label{ending}", labels, image.source)
+    back = read_label(tmp_path / f"label{ending}")
+    np.testing.assert_array_equal(back.array, labels)
+    np.testing.assert_allclose(back.geometry.world((1, 1, 1)), image.geometry.world((1, 1, 1)), atol=1e-4)
+    if ending.startswith(".nii"):  # nibabel by itself finds the same: file order, and the affine to the last bit
+        ct, label = nib.load(path), nib.load(tmp_path / f"label{ending}")
+        np.testing.assert_array_equal(np.asarray(label.dataobj), np.asarray(ct.dataobj) + 12)
+        np.testing.assert_array_equal(label.affine, ct.affine)
+
+
+def test_nifti_is_ras_and_canonical_is_lps(tmp_path):
+    # one bright voxel at i=3, j=0, k=1 of a RAS file: 4.5 mm to the right of the origin, which is the patient's right
+    array = np.zeros((4, 3, 2), np.int16)
+    array[3, 0, 1] = 7
+    image = read_image(nifti(tmp_path / "ct.nii", array))
+    index = tuple(np.argwhere(image.array == 7)[0])
+    assert index == (1, 2, 0)  # superior slice; the file's anterior-most j is last since axis 1 runs to posterior; right is first
+    np.testing.assert_allclose(image.geometry.world(index) * LPS_TO_RAS, (4.5, 0, 3))
+
+
+def test_nifti_and_simpleitk_agree_about_the_world(tmp_path):
+    c, s = np.cos(0.3), np.sin(0.3)
+    oblique = Geometry(GRID.shape, GRID.spacing_mm, GRID.origin_mm, ((0.0, -s, c), (0.0, c, s), (1.0, 0.0, 0.0)))
+    for ending in ENDINGS:
+        write_volume(tmp_path / f"ct{ending}", CT, oblique)
+        ours, theirs = read_image(tmp_path / f"ct{ending}"), sitk.ReadImage(str(tmp_path / f"ct{ending}"))
+        for k, j, i in np.ndindex(*GRID.shape):
+            index = tuple(np.rint(ours.geometry.index(theirs.TransformIndexToPhysicalPoint((i, j, k)))).astype(int).tolist())
+            assert ours.array[index] == theirs.GetPixel(i, j, k)
+
+
+# Types and headers
+
+
+@pytest.mark.parametrize("dtype, value, expected", [
+    (np.int16, 5, np.int16), (np.uint8, 5, np.int16), (np.int32, 32767, np.int16), (np.float32, -1024.0, np.int16),
+    (np.float64, 3.0, np.int16),
+    (np.int32, 32768, np.float32), (np.uint16, 40000, np.float32), (np.float32, 0.5, np.float32), (np.float64, -32769.0, np.float32),
+])  # fmt: skip
+def test_whole_numbers_that_fit_become_int16(tmp_path, dtype, value, expected):
+    array = np.zeros((4, 3, 2), dtype)
+    array[0, 0, 0] = value
+    image = read_image(nifti(tmp_path / "ct.nii.gz", array))
+    assert image.array.dtype == expected and value in image.array
+
+
+@pytest.mark.parametrize("slope, inter, expected", [(1, -1024, -1024), (2, 0, 0), (2, 10, 10), (np.nan, 5, 0), (0, 5, 0)])
+def test_rescaling_is_applied(tmp_path, slope, inter, expected):
+    path = nifti(tmp_path / "ct.nii", np.arange(24, dtype=np.int16).reshape(4, 3, 2), scl_slope=slope, scl_inter=inter)
+    image = read_image(path)
+    used = 1 if not np.isfinite(slope) or slope == 0 else slope  # the standard: 0 means no scaling
+    assert image.array.dtype == np.int16
+    assert (image.array.min(), image.array.max()) == (expected, expected + 23 * used)
+
+
+def test_a_last_axis_of_one_is_squeezed(tmp_path):
+    image = read_image(nifti(tmp_path / "ct.nii.gz", CT.T[..., None]))
+    np.testing.assert_array_equal(np.sort(image.array.ravel()), CT.ravel())
+    write_label(tmp_path / "label.nii.gz", np.ones(image.array.shape, np.uint8), image.source)
+    assert nib.load(tmp_path / "label.nii.gz").shape == (4, 3, 2)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_label_keeps_the_header_of_its_image(tmp_path, kind):
+    affine = np.array([[-0.9765625, 0, 0, 123.4567], [0, 0.9765625, 0, -77.1], [0, 0, 2.5000012, 1 / 3], [0, 0, 0, 1]])
+    image = kind(CT.T, affine)
+    image.set_sform(affine, code=2)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"], image.header["cal_max"] = b"scanner", 400
+    image.header.set_slope_inter(0.5, -3)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe"))
+    image.to_filename(tmp_path / "ct.nii.gz")
+    source = read_image(tmp_path / "ct.nii.gz").source
+    write_label(tmp_path / "label.nii.gz", np.ones(CT.shape, np.int64), source)
+
+    ct, label = nib.load(tmp_path / "ct.nii.gz"), nib.load(tmp_path / "label.nii.gz")
+    assert type(label) is type(ct) is kind
+    for field in ("srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "sform_code",
+                  "qform_code", "pixdim", "dim", "xyzt_units", "descrip"):
+        np.testing.assert_array_equal(label.header[field], ct.header[field], err_msg=field)
+    assert label.get_data_dtype() == np.uint8 and (label.dataobj.slope, label.dataobj.inter) == (1, 0)
+    assert label.header["cal_max"] == 0 and not label.header.extensions  # of the CT, not of the label
+
+
+def test_a_big_endian_file(tmp_path):
+    nib.Nifti1Image(CT.T, np.diag([1.5, 2, 3, 1]), nib.Nifti1Header(endianness=">")).to_filename(tmp_path / "ct.nii")
+    image = read_image(tmp_path / "ct.nii")
+    assert image.array.dtype == np.dtype("<i2") and sorted(image.array.ravel()) == CT.ravel().tolist()
+    write_label(tmp_path / "label.nii", (image.array + 12).astype(np.uint16) * 100, image.source)
+    np.testing.assert_array_equal(read_label(tmp_path / "label.nii").array, (image.array + 12) * 100)
+
+
+@pytest.mark.parametrize("target", ENDINGS)
+@pytest.mark.parametrize("source", ENDINGS)
+def test_labels_can_be_written_in_any_format(tmp_path, source, target):
+    write_volume(tmp_path / f"ct{source}", CT, oriented((1, 2, 0), (-1, 1, -1)))
+    image = read_image(tmp_path / f"ct{source}")
+    labels = (image.array + 12).astype(np.uint8)
+    write_label(tmp_path / f"label{target}", labels, image.source)
+    back = read_label(tmp_path / f"label{target}")
+    np.testing.assert_array_equal(back.array, labels)
+    assert back.source.geometry.shape == CT.shape  # the file's own order, not the canonical one
+    np.testing.assert_allclose(back.geometry.world((1, 2, 3)), image.geometry.world((1, 2, 3)), atol=1e-4)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_three_hundred_labels(tmp_path, ending):
+    labels = np.arange(300, dtype=np.uint16).reshape(5, 6, 10)
+    write_volume(tmp_path / f"a{ending}", labels, Geometry(labels.shape, (3.0, 1.0, 1.0)))
+    image = read_label(tmp_path / f"a{ending}")
+    assert image.array.dtype == np.uint16
+    write_label(tmp_path / f"b{ending}", image.array, image.source)
+    np.testing.assert_array_equal(read_label(tmp_path / f"b{ending}").array, image.array)
+    assert set(image.array.ravel()) == set(range(300))
+
+
+# Bad files
+
+
+def refused(path, sentence, read=read_image):
+    with pytest.raises(ImageError, match=sentence) as told:
+        read(path)
+    assert str(told.value).startswith(str(path)) and "\n" not in str(told.value)
+
+
+def written(tmp_path, ending, compressed):
+    """A volume of noise, which does not compress away."""
+    noise = np.random.default_rng(0).integers(-1000, 1000, (20, 20, 20), np.int16)
+    path = tmp_path / f"ct{ending}"
+    write_volume(path, noise, Geometry(noise.shape, (3.0, 1.0, 1.0)))
+    if ending in (".nrrd", ".mha"):
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path), useCompression=compressed)
+    return path
+
+
+KINDS = [(".nii", False), (".nii.gz", True), (".nrrd", False), (".nrrd", True), (".mha", False), (".mha", True)]
+
+
+@pytest.mark.parametrize("missing", [1, 9, 1000, 15000])
+@pytest.mark.parametrize("ending, compressed", KINDS)
+def test_truncated(tmp_path, ending, compressed, missing):
+    path = written(tmp_path, ending, compressed)
+    path.write_bytes(path.read_bytes()[:-missing])
+    refused(path, "truncated|cannot be read|header", read_image)
+    refused(path, "truncated|cannot be read|header", read_label)
+
+
+@pytest.mark.parametrize("ending, compressed", KINDS)
+@pytest.mark.parametrize("kept", [0, 3, 40])
+def test_cut_in_the_header(tmp_path, ending, compressed, kept):
+    path = written(tmp_path, ending, compressed)
+    path.write_bytes(path.read_bytes()[:kept])
+    refused(path, "; ")
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("byte", [-8, -4, -3000])  # checksum, length, data
+def test_a_flipped_byte_in_a_gzip_stream(tmp_path, ending, byte):
+    path = written(tmp_path, ending, True)
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+    refused(path, "cannot be read|truncated")
+
+
+def test_nan_and_infinite_voxels_are_counted(tmp_path):
+    array = np.zeros((4, 3, 2), np.float32)
+    array[0, 0], array[1, 1, 1] = np.nan, np.inf
+    for write in (nifti, lambda path, a: write_itk(path, a.T)):
+        for ending in (".nii.gz",) if write is nifti else (".nrrd", ".mha"):
+            path = tmp_path / f"ct{ending}"
+            write(path, array)
+            refused(path, "3 of 24 voxels are NaN or infinite; export the image again")
+
+
+def write_itk(path, array_kji):
+    sitk.WriteImage(sitk.GetImageFromArray(array_kji), str(path))
+    return path
+
+
+@pytest.mark.parametrize("value", [0, -1000])
+def test_a_constant_image_is_no_ct_but_may_be_an_empty_label(tmp_path, value):
+    path = nifti(tmp_path / "ct.nii", np.full((4, 3, 2), value, np.int16))
+    refused(path, f"every voxel is {value}, so it shows nothing")
+    if value == 0:
+        assert not read_label(path).array.any()
+
+
+@pytest.mark.parametrize("shape, told", [
+    ((4, 3), r"its shape \(4, 3\) is not three-dimensional; give one 3D image per file"),
+    ((4, 3, 2, 2), r"its shape \(4, 3, 2, 2\) is not three-dimensional"),
+    ((4, 3, 2, 1, 3), r"its shape \(4, 3, 2, 1, 3\) is not three-dimensional"),
+    ((4, 3, 1), r"its shape \(1, 3, 4\) is no volume"),
+])  # fmt: skip
+def test_not_three_dimensional(tmp_path, shape, told):
+    refused(nifti(tmp_path / "ct.nii.gz", np.arange(np.prod(shape), dtype=np.int16).reshape(shape)), told)
+
+
+def test_not_three_dimensional_in_other_formats(tmp_path):
+    for ending in (".nrrd", ".mha"):
+        refused(write_itk(tmp_path / f"flat{ending}", CT[0]), "not three-dimensional")
+        joined = sitk.JoinSeries([sitk.GetImageFromArray(CT)] * 2)
+        sitk.WriteImage(joined, str(tmp_path / f"film{ending}"))
+        refused(tmp_path / f"film{ending}", "not three-dimensional")
+    sitk.WriteImage(sitk.JoinSeries([sitk.GetImageFromArray(CT)]), str(tmp_path / "one.mha"))
+    np.testing.assert_array_equal(read_image(tmp_path / "one.mha").array, CT)
+
+
+def test_colours(tmp_path):
+    rgb = np.zeros((4, 3, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    refused(nifti(tmp_path / "rgb.nii", rgb), "colours or complex numbers.*export it as a greyscale image")
+    refused(nifti(tmp_path / "complex.nii", np.ones((4, 3, 2), np.complex64)), "colours or complex numbers")
+    for ending in (".nrrd", ".mha"):
+        path = tmp_path / f"rgb{ending}"
+        sitk.WriteImage(sitk.Compose([sitk.GetImageFromArray(CT)] * 3), str(path))
+        refused(path, r"colours or vectors \(3 numbers each\)")
+
+
+@pytest.mark.parametrize("spacing", [0.0, -1.5, 0.01, 51.0, np.nan, np.inf])
+def test_spacing_that_cannot_be(tmp_path, spacing):
+    # in pixdim and in the sform, so that neither contradicts the other
+    refused(nifti(tmp_path / "ct.nii", pixdim=[1, spacing, 2, 3, 0, 0, 0, 0], srow_x=[spacing, 0, 0, 0]), "spacing|affine holds NaN")
+
+
+def test_spacing_that_cannot_be_in_mha(tmp_path):
+    path = tmp_path / "ct.mha"
+    write_itk(path, CT)
+    original = path.read_bytes()
+    for spacing in (b"0 1 1", b"-1 1 1", b"nan 1 1", b"0.01 1 1", b"1 1"):
+        path.write_bytes(original.replace(b"ElementSpacing = 1 1 1", b"ElementSpacing = " + spacing))
+        refused(path, "spacing|ElementSpacing")
+
+
+def test_sform_and_qform_must_agree(tmp_path):
+    affine = np.diag([1.5, 2.0, 3.0, 1.0])
+    for shift_mm, fine in ((0.09, True), (0.11, False)):
+        image = nib.Nifti1Image(CT.T, affine)
+        moved = affine.copy()
+        moved[0, 3] = shift_mm
+        image.set_sform(affine, code=1)
+        image.set_qform(moved, code=1)
+        image.to_filename(tmp_path / "ct.nii")
+        if fine:
+            read_image(tmp_path / "ct.nii")
+        else:
+            refused(tmp_path / "ct.nii", r"sform and qform place a corner 0\.11 mm apart \(over 0\.1\); mend the header")
+
+
+def test_a_spacing_told_in_two_ways(tmp_path):
+    path = nifti(tmp_path / "ct.nii", pixdim=[1, 1.5, 2, 6, 0, 0, 0, 0])
+    refused(path, r"pixdim says a spacing .* of \[6\.0, 2\.0, 1\.5\] mm but the affine \[3\.0, 2\.0, 1\.5\] mm")
+
+
+def test_an_unknown_orientation(tmp_path):
+    refused(nifti(tmp_path / "ct.nii", sform_code=0, qform_code=0), "neither sform nor qform is set, so left and right are unknown")
+    path = write_itk(tmp_path / "ct.nrrd", CT)
+    path.write_bytes(path.read_bytes().replace(b"space: left-posterior-superior", b"space dimension: 3"))
+    refused(path, "its space is '', so left and right are unknown")
+
+
+def test_a_sheared_grid(tmp_path):
+    refused(nifti(tmp_path / "ct.nii", srow_x=[1.5, 0.2, 0, 0]), "its axes are not at right angles")
+    path = write_itk(tmp_path / "ct.mha", CT)
+    path.write_bytes(path.read_bytes().replace(b"TransformMatrix = 1 0 0 0 1 0", b"TransformMatrix = 1 0 0 0.1 1 0"))
+    refused(path, "its axes are not at right angles")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_non_finite_affine(tmp_path, value):
+    refused(nifti(tmp_path / "ct.nii", srow_y=[0, 2, 0, value]), "its affine holds NaN or infinite numbers")
+
+
+def test_bad_labels_are_listed_with_their_counts(tmp_path):
+    array = np.zeros((4, 3, 2), np.float32)
+    array[0, 0], array[1, 1, 1], array[2] = 0.5, -1, 3
+    told = r"whole numbers from 0 to 65535 but it holds -1 \(1 voxels\), 0\.5 \(2 voxels\); export the label map again"
+    refused(nifti(tmp_path / "label.nii.gz", array), told, read_label)
+    array[0, 0], array[1, 1, 1] = 70000, np.nan
+    refused(nifti(tmp_path / "label.nii.gz", array), r"it holds 70000 \(2 voxels\), nan \(1 voxels\)", read_label)
+
+
+def test_whole_labels_stored_as_floats_are_taken(tmp_path):
+    array = np.arange(24, dtype=np.float64).reshape(4, 3, 2)
+    assert read_label(nifti(tmp_path / "label.nii.gz", array)).array.dtype == np.uint8
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_no_such_file(tmp_path, ending):
+    refused(tmp_path / f"none{ending}", "no such image file; check the path")
+    (tmp_path / f"folder{ending}").mkdir()
+    refused(tmp_path / f"folder{ending}", "no such image file")
+    (tmp_path / f"text{ending}").write_text("hello " * 200)
+    refused(tmp_path / f"text{ending}", "; ")
+
+
+def test_an_unknown_format(tmp_path):
+    refused(tmp_path / "ct.png", r"not a known image format; use one of \.nii\.gz, \.nii, \.nrrd, \.mha")
+
+
+def test_voxels_in_another_file(tmp_path):
+    path = write_itk(tmp_path / "ct.mha", CT)
+    path.write_bytes(path.read_bytes().replace(b"ElementDataFile = LOCAL", b"ElementDataFile = ../../secret.raw"))
+    refused(path, "its voxels are not in the file itself")
+    path = write_itk(tmp_path / "ct.nrrd", CT)
+    path.write_bytes(path.read_bytes().replace(b"encoding: raw", b"encoding: raw\ndata file: /etc/passwd"))
+    refused(path, "its voxels are not in the file itself")
+
+
+def test_a_header_that_asks_for_terabytes(tmp_path):
+    refused(nifti(tmp_path / "ct.nii", dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "truncated: its header asks for 54000000000352 bytes")
+    (tmp_path / "ct.nii.gz").write_bytes(gzip.compress((tmp_path / "ct.nii").read_bytes()))
+    refused(tmp_path / "ct.nii.gz", "truncated: its header asks for 54000000000352 bytes")
+
+
+@pytest.mark.parametrize("ending, text", [(".mha", b"NDims = -3"), (".mha", b"NDims = 99999"), (".mha", b"Dims = 3")])
+def test_headers_that_crash_or_fool_itk(tmp_path, ending, text):
+    path = written(tmp_path, ending, True)
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3", text))
+    refused(path, "its header is damaged")
+
+
+def test_a_compressed_size_that_is_missing(tmp_path):
+    path = written(tmp_path, ".mha", True)  # ITK by itself would read zeros
+    path.write_bytes(path.read_bytes().replace(b"CompressedDataSize", b"CompressedDataXize"))
+    refused(path, "truncated or damaged")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
+def test_mutated_headers_are_refused_or_read_whole(tmp_path, ending):
+    path = written(tmp_path, ending, False)
+    original, rng, outcomes = path.read_bytes(), random.Random(0), {"read": 0, "refused": 0}
+    for _ in range(150):
+        content = bytearray(original)
+        for _ in range(rng.choice((1, 2, 5))):
+            content[rng.randrange(300)] = rng.choice((rng.randrange(256), ord(rng.choice("0123456789-. \n"))))
+        path.write_bytes(content)
+        try:
+            image = read_image(path)
+            assert image.array.size == 8000 and np.isfinite(image.array).all()
+            outcomes["read"] += 1
+        except ImageError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 10  # both happen
+
+
+# Writing
+
+
+def test_labels_of_another_shape_or_kind_are_refused(tmp_path):
+    source = read_image(nifti(tmp_path / "ct.nii.gz")).source
+    with pytest.raises(ImageError, match=r"labels of shape \(2, 3, 5\) do not fit .*ct.nii.gz of shape \(2, 3, 4\)"):
+        write_label(tmp_path / "label.nii.gz", np.zeros((2, 3, 5), np.uint8), source)
+    with pytest.raises(ImageError, match=r"it holds -1 \(24 voxels\)"):
+        write_label(tmp_path / "label.nii.gz", np.full((2, 3, 4), -1), source)
+    with pytest.raises(ImageError, match="not a known image format"):
+        write_label(tmp_path / "label.png", np.zeros((2, 3, 4), np.uint8), source)
+    with pytest.raises(ImageError, match=r"array of shape \(2, 3, 5\) differs from its geometry's \(2, 3, 4\)"):
+        write_volume(tmp_path / "a.nrrd", np.zeros((2, 3, 5)), GRID)
+    assert [p.name for p in tmp_path.iterdir()] == ["ct.nii.gz"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_write_that_comes_out_wrong_leaves_the_old_file(tmp_path, monkeypatch, ending):
+    write_volume(tmp_path / f"a{ending}", CT, GRID)
+    before = (tmp_path / f"a{ending}").read_bytes()
+    monkeypatch.setattr("os.fsync", lambda handle: os.ftruncate(handle, os.fstat(handle).st_size // 2))  # what a full disk may leave
+    with pytest.raises(WorkspaceError, match="cannot be read back after writing; the disk may be full or failing"):
+        write_volume(tmp_path / f"a{ending}", CT + 1, GRID)
+    assert (tmp_path / f"a{ending}").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.uint16, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_write_volume_takes_every_usual_type(tmp_path, dtype, ending):
+    array = (np.arange(24).reshape(GRID.shape) % 2).astype(dtype)
+    write_volume(tmp_path / f"a{ending}", array, GRID)
+    np.testing.assert_array_equal(read_label(tmp_path / f"a{ending}").array, array)
+
+
+def test_equal_labels_make_equal_files(tmp_path):
+    source = read_image(nifti(tmp_path / "ct.nii.gz")).source
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_label(tmp_path / name / "label.nii.gz", np.ones((2, 3, 4), np.uint8), source)
+    assert (tmp_path / "a" / "label.nii.gz").read_bytes() == (tmp_path / "b" / "label.nii.gz").read_bytes()
+
+
+# Real data
+
+
+def test_real_scans_and_labels(real_data, tmp_path):
+    folder = real_data / "raw" / "Dataset015_HeadNeckKBP"
+    ct, label = sorted((folder / "imagesTr").glob("*.nii.gz"))[0], sorted((folder / "labelsTr").glob("*.nii.gz"))[0]
+    image, labels = read_image(ct), read_label(label)
+    assert image.array.dtype == np.int16 and image.array.min() == -1000 and image.array.shape == labels.array.shape
+    write_label(tmp_path / "label.nii.gz", labels.array, image.source)
+    ours, theirs = nib.load(tmp_path / "label.nii.gz"), nib.load(label)
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+    np.testing.assert_array_equal(ours.affine, nib.load(ct).affine)

@@ -1,0 +1,85 @@
+"""Organ names: their sides, pairs, channels and colours."""
+import numpy as np
+import pytest
+
+from c2f_nnunet.errors import DatasetError
+from c2f_nnunet.labels import LabelSet, member_name, side_and_stem
+
+FIVE = LabelSet.from_names({"background": 0, "BrainStem": 1, "SpinalCord": 2, "Parotid_R": 3, "Parotid_L": 4, "Mandible": 5})
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("Parotid_L", ("L", "Parotid")),
+    ("Glnd_Submand_R", ("R", "Glnd_Submand")),
+    ("Right Optic Nerve", ("R", "Optic Nerve")),
+    ("OpticNrv_Rt", ("R", "OpticNrv")),
+    ("LeftEye", ("L", "Eye")),
+    ("EyeL", ("L", "Eye")),
+    ("parotid-r", ("R", "parotid")),
+    ("L_Parotid", ("L", "Parotid")),
+    # names that only begin or end with such letters
+    ("Larynx", None), ("Lung", None), ("Rectum", None), ("Temporal", None), ("rTemporal", None), ("Cord_L_x", None), ("BrainStem", None),
+])  # fmt: skip
+def test_sides(name, expected):
+    assert side_and_stem(name) == expected
+
+
+def test_pairs_are_left_then_right_whatever_their_order_in_the_file():
+    assert FIVE.pairs == (("Parotid_L", "Parotid_R"),)
+    alone = LabelSet.from_names({"background": 0, "Parotid_L": 1, "OpticNrv_R": 2})
+    assert alone.pairs == ()
+
+
+def test_pairs_of_different_spellings():
+    labels = LabelSet.from_names({"background": 0, "Left Optic Nerve": 1, "right optic nerve": 2})
+    assert labels.pairs == (("Left Optic Nerve", "right optic nerve"),)
+
+
+def test_mirrored_channel():
+    assert FIVE.mirrored_channel == (0, 1, 2, 4, 3, 5)  # background, stem, cord, the parotids swapped, mandible
+
+
+def test_ids_with_gaps_become_channels_and_come_back():
+    labels = LabelSet.from_names({"background": 0, "B": 7, "A": 3})
+    assert labels.organs == ("A", "B") and labels.ids == (3, 7) and labels.channels == 3
+    label_map = np.array([[0, 3], [7, 3]], np.uint8)
+    assert labels.to_channels(label_map).tolist() == [[0, 1], [2, 1]]
+    assert labels.to_ids(labels.to_channels(label_map)).tolist() == label_map.tolist()
+
+
+@pytest.mark.parametrize("organs, dtype", [(5, np.uint8), (255, np.uint8), (256, np.uint16), (300, np.uint16)])
+def test_many_labels_keep_their_ids_exactly(organs, dtype):
+    labels = LabelSet.from_names({"background": 0} | {f"Organ{i}": i for i in range(1, organs + 1)})
+    label_map = np.arange(organs + 1).reshape(1, 1, -1)
+    channels = labels.to_channels(label_map)
+    back = labels.to_ids(channels)
+    assert labels.dtype is dtype and channels.dtype == dtype and back.dtype == dtype
+    np.testing.assert_array_equal(back, label_map)
+
+
+def test_a_high_id_needs_uint16_though_the_organs_are_few():
+    labels = LabelSet.from_names({"background": 0, "A": 1000})
+    back = labels.to_ids(np.array([0, 1]))
+    assert back.tolist() == [0, 1000] and back.dtype == np.uint16
+
+
+def test_two_organs_of_one_id_are_refused():
+    with pytest.raises(DatasetError, match=r"two organs share one id in .*'A': 1, 'B': 1.*give each organ an id of its own"):
+        LabelSet.from_names({"background": 0, "A": 1, "B": 1})
+
+
+@pytest.mark.parametrize("organs, name", [
+    (("Mandible",), "3d_Mandible"),
+    (("Parotid_L", "Parotid_R"), "3d_Parotid"),
+    (("Parotid_L",), "3d_Parotid_L"),
+    (("Optic nerve/L",), "3d_Optic_nerve_L"),  # safe as a folder name
+    (("../../etc",), "3d_.._.._etc"),
+])  # fmt: skip
+def test_member_name(organs, name):
+    assert member_name(organs) == name
+
+
+def test_colours_tell_organs_apart_and_darken_the_left():
+    colours = {organ: FIVE.colour(organ) for organ in FIVE.organs}
+    assert len(set(colours.values())) == 5
+    assert all(left == pytest.approx(0.75 * right) for left, right in zip(colours["Parotid_L"], colours["Parotid_R"]))
