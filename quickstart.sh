@@ -9,7 +9,7 @@ Plans, preprocesses, trains one fold of every member, predicts, scores and repor
 
   --data DIR       a raw data set in nnU-Net's format (DatasetXXX_Name); it is read where it lies.
                    Without it a phantom of the head and neck with nine organs is made.
-  --minutes M      training time in minutes, shared out among the members (default 5)
+  --minutes M      training time in minutes, shared out among the members (default 3)
   --workspace DIR  where everything is written (default: quickstart_workspace beside this script)
   --device D       cpu, cuda or mps (default: what c2f_train chooses)
 
@@ -23,7 +23,7 @@ fail() {
 step() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-data='' minutes=5 workspace=$root/quickstart_workspace device=''
+data='' minutes=3 workspace=$root/quickstart_workspace device=''
 while (($#)); do
     case $1 in
         -h | --help)
@@ -39,7 +39,7 @@ while (($#)); do
     esac
 done
 case $device in '' | cpu | cuda | mps) ;; *) fail "quickstart.sh: --device '$device' is not one of cpu, cuda, mps" 2 ;; esac
-[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "quickstart.sh: --minutes '$minutes' is not a number; give minutes such as 5" 2
+[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "quickstart.sh: --minutes '$minutes' is not a number; give minutes such as 3" 2
 if [[ -n $data ]]; then
     [[ -f $data/dataset.json ]] || fail "$data: no dataset.json there; give the folder of one raw data set (DatasetXXX_Name)"
     data=$(cd -- "$data" && pwd)

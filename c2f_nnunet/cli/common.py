@@ -12,25 +12,42 @@ from ..errors import C2FError, SomeCasesFailed
 EXIT_ERROR, EXIT_SOME_FAILED = 1, 3
 
 
+class ExactParser(argparse.ArgumentParser):
+    """Options match exactly. argparse's allow_abbrev=False leaves out options of one dash: -dj would be -djfile, -num 2 would
+    be -num_gpus 2, and -device1 a -d with the value evice1."""
+
+    def _get_option_tuples(self, option_string: str) -> list:
+        return []
+
+
 def new_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
     """A parser with the house's habits: no abbreviations, an example at the end of --help."""
-    return argparse.ArgumentParser(prog, description=description, epilog=f"example:\n  {example}", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shown = argparse.RawDescriptionHelpFormatter
+    return ExactParser(prog, description=description, epilog=f"example:\n  {example}", allow_abbrev=False, formatter_class=shown)
 
 
 def add_folders(p: argparse.ArgumentParser) -> None:
     """-d, -pl and --workspace."""
     p.add_argument("-d", dest="dataset", metavar="ID", help="data set: 15, 015 or Dataset015_Name (default: the only one there is)")
     p.add_argument("-pl", dest="plan", metavar="PLAN", help="plan (default: auto, or the only one made)")
-    p.add_argument("--workspace", metavar="DIR", help="folder holding raw/ preprocessed/ results/ (default: C2F_RAW, C2F_PREPROCESSED, C2F_RESULTS)")
+    p.add_argument("--workspace", metavar="DIR", 
+                   help="folder holding raw/ preprocessed/ results/ (default: C2F_RAW, C2F_PREPROCESSED, C2F_RESULTS)")
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument("-device", choices=("cpu", "cuda", "mps"), help="where to compute (default: the best there is)")
 
 
+def whole(text: str) -> int:
+    """An argparse type: a whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """An argparse type: a whole number above 0."""
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
@@ -46,7 +63,9 @@ def positive_number(text: str) -> float:
     return value
 
 
-def entry(build_parser: Callable[[], argparse.ArgumentParser], body: Callable[[argparse.Namespace], int | None]) -> Callable[[list[str] | None], int]:
+def entry(
+    build_parser: Callable[[], argparse.ArgumentParser], body: Callable[[argparse.Namespace], int | None]
+) -> Callable[[list[str] | None], int]:
     """A command's main(argv): parses, runs the body, turns stated errors into one line on stderr and exit code 1 (3: some cases)."""
 
     def main(argv: list[str] | None = None) -> int:

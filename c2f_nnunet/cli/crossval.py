@@ -11,17 +11,21 @@ from .common import add_device, add_folders, entry, new_parser
 def compared(text: str) -> tuple[str, Path]:
     """An argparse type: NAME=FOLDER."""
     name, _, folder = text.partition("=")
-    if not name or not Path(folder).is_dir():
+    if not name or not folder or not Path(folder).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER with a folder that exists")
     return name, Path(folder)
 
 
 def parser() -> argparse.ArgumentParser:
-    p = new_parser("c2f_crossval", "Predict every held-out case with the fold that never saw it, and report Tables I-III, figures and CSVs.", "c2f_crossval -d 15")
+    p = new_parser(
+        "c2f_crossval", "Predict every held-out case with the fold that never saw it, and report Tables I-III, figures and CSVs.",
+        "c2f_crossval -d 15",
+    )  # fmt: skip
     add_folders(p)
     add_device(p)
     p.add_argument("-chk", dest="checkpoint", choices=("best", "final"), default="best", help="which checkpoint (default: best)")
-    p.add_argument("--compare", nargs="+", type=compared, default=[], metavar="NAME=DIR", help="further folders of predictions of the same cases, as columns of Tables II and III")
+    p.add_argument("--compare", nargs="+", type=compared, default=[], metavar="NAME=DIR",
+                   help="further folders of predictions of the same cases, as columns of Tables II and III")
     return p
 
 
@@ -32,15 +36,15 @@ def body(args: argparse.Namespace) -> None:
     from ..network.precision import default_device, find_device
     from ..running.crossval import crossval
     from ..running.model import open_model
-    from ..workspace import Workspace, require_writable
+    from ..workspace import Workspace
 
     workspace = Workspace.find(args.workspace)
     folder = workspace.model(args.dataset, args.plan)
     model = open_model(folder)
     dataset = read_dataset(workspace.raw / model.plan.dataset)
-    require_writable(folder.crossval)
+    device = find_device(args.device or default_device())
     with tqdm(desc="cross-validating", unit="case", disable=None) as bar:
-        page = crossval(model, dataset, find_device(args.device or default_device()), args.checkpoint, dict(args.compare), lambda case: bar.update())
+        page = crossval(model, dataset, device, args.checkpoint, dict(args.compare), lambda case: bar.update())
     print((folder.crossval / "report.md").read_text().split("## Cases")[0].strip())
     print(f"\nreport: {page}")
 

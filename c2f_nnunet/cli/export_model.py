@@ -9,7 +9,8 @@ from .common import add_folders, entry, new_parser
 
 
 def parser() -> argparse.ArgumentParser:
-    p = new_parser("c2f_export_model", "Write a trained model (plan, weights, scores, SHA-256 manifest) to one zip file.", "c2f_export_model -d 15 -o model.zip")
+    about = "Write a trained model (plan, weights, scores, SHA-256 manifest) to one zip file."
+    p = new_parser("c2f_export_model", about, "c2f_export_model -d 15 -o model.zip")
     add_folders(p)
     p.add_argument("-o", dest="output", required=True, metavar="FILE", help="the zip file to write")
     p.add_argument("-chk", dest="checkpoint", choices=("best", "final"), default="best", help="which checkpoint (default: best)")

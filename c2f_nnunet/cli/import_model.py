@@ -9,7 +9,8 @@ from .common import entry, new_parser
 
 
 def parser() -> argparse.ArgumentParser:
-    p = new_parser("c2f_import_model", "Check an exported model (manifest, hashes, shapes, finite weights) and place it under results.", "c2f_import_model model.zip")
+    about = "Check an exported model (manifest, hashes, shapes, finite weights) and place it under results."
+    p = new_parser("c2f_import_model", about, "c2f_import_model model.zip")
     p.add_argument("archive", metavar="FILE", type=Path, help="a file that c2f_export_model wrote")
     p.add_argument("--workspace", metavar="DIR", help="folder holding raw/ preprocessed/ results/ (default: C2F_RESULTS)")
     p.add_argument("--replace", action="store_true", help="put it in the place of a model that is there already")

@@ -15,11 +15,14 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_folders(p)
     p.add_argument("-c", dest="configs", nargs="+", metavar="CONFIG", help="preprocess only these configurations (default: all)")
-    p.add_argument("-np", dest="processes", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: one per core)")
+    p.add_argument("-np", dest="processes", type=positive, default=os.cpu_count() or 1, metavar="N",
+                   help="processes (default: one per core)")
     p.add_argument("--no_pp", action="store_true", help="plan only, preprocess nothing")
     p.add_argument("--clean", action="store_true", help="remove this plan's preprocessed volumes first")
-    p.add_argument("--gpu_memory_target", type=positive_number, metavar="GB", help="memory that one training may use; plans for a GPU (default: see the printed plan)")
-    p.add_argument("--overwrite_target_spacing", type=positive_number, nargs=3, metavar=("Z", "Y", "X"), help="coarse spacing in mm instead of the derived one")
+    p.add_argument("--gpu_memory_target", type=positive_number, metavar="GB",
+                   help="memory that one training may use; plans for a GPU (default: see the printed plan)")
+    p.add_argument("--overwrite_target_spacing", type=positive_number, nargs=3, metavar=("Z", "Y", "X"),
+                   help="coarse spacing in mm instead of the derived one")
     p.add_argument("--verify_dataset_integrity", action="store_true", help="accepted for nnU-Net's users: the data set is always verified")
     return p
 
@@ -36,6 +39,7 @@ def body(args: argparse.Namespace) -> None:
 
     workspace = Workspace.find(args.workspace)
     name = workspace.dataset_name(args.dataset)
+    planning.require_plan(args.plan or "auto")
     dataset = read_dataset(workspace.raw / name)
     for folder in (workspace.preprocessed, workspace.results):
         require_writable(folder)

@@ -5,16 +5,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import add_device, add_folders, entry, new_parser, positive, positive_number
+from .common import add_device, add_folders, entry, new_parser, positive, positive_number, whole
 
 
 def parser() -> argparse.ArgumentParser:
-    p = new_parser("c2f_predict", "Segment every scan of a folder with a trained model; all trained folds are ensembled.", "c2f_predict -i imagesTs -o out -d 15")
-    p.add_argument("-i", dest="input", required=True, metavar="FOLDER", help="folder of images (CASE_0000.nii.gz); a name like imagesTs is also looked up in the raw data set")
+    about = "Segment every scan of a folder with a trained model; all trained folds are ensembled."
+    p = new_parser("c2f_predict", about, "c2f_predict -i imagesTs -o out -d 15")
+    p.add_argument("-i", dest="input", required=True, metavar="FOLDER",
+                   help="folder of images (CASE_0000.nii.gz); a name like imagesTs is also looked up in the raw data set")
     p.add_argument("-o", dest="output", required=True, metavar="OUT", help="folder for the label maps")
     add_folders(p)
     p.add_argument("-m", dest="model", metavar="MODEL_FOLDER", help="a model folder (holding plan.json) instead of -d")
-    p.add_argument("-f", dest="folds", nargs="+", type=int, metavar="FOLD", help="folds to ensemble (default: all found)")
+    p.add_argument("-f", dest="folds", nargs="+", type=whole, metavar="FOLD", help="folds to ensemble (default: all found)")
     p.add_argument("-chk", dest="checkpoint", choices=("best", "final"), default="best", help="which checkpoint (default: best)")
     add_device(p)
     p.add_argument("--stage", choices=("coarse", "fine"), default="fine", help="coarse: the fused views alone (default: fine)")
@@ -22,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--save_probabilities", action="store_true", help="also write CASE.npz with 'probabilities' (classes, z, y, x), float16")
     p.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is there, whole and of the same input")
     p.add_argument("-num_parts", type=positive, default=1, metavar="N", help="share the cases among N calls (default: 1)")
-    p.add_argument("-part_id", type=int, default=0, metavar="K", help="which part this call does, from 0 (default: 0)")
+    p.add_argument("-part_id", type=whole, default=0, metavar="K", help="which part this call does, from 0 (default: 0)")
     p.add_argument("--max_memory", type=positive_number, metavar="GB", help="refuse a scan whose estimate is above this")
     return p
 
@@ -39,7 +41,7 @@ def body(args: argparse.Namespace) -> None:
     from ..running.model import build_cascade, open_model
     from ..workspace import ModelFolder, Workspace, require_writable
 
-    if not 0 <= args.part_id < args.num_parts:
+    if args.part_id >= args.num_parts:
         raise C2FError(f"-part_id {args.part_id}: there are parts 0 to {args.num_parts - 1} of -num_parts {args.num_parts}")
     workspace = None if args.model else Workspace.find(args.workspace)
     folder = ModelFolder(Path(args.model)) if args.model else workspace.model(args.dataset, args.plan)
@@ -53,26 +55,32 @@ def body(args: argparse.Namespace) -> None:
     if out.exists() and out.resolve() == source.resolve():
         raise C2FError(f"-o {out}: is the input folder; give another one, so that no scan is overwritten")
     device = find_device(args.device or default_device())
-    cascade, folds = build_cascade(model, tuple(args.folds) if args.folds else None, args.checkpoint, device, not args.disable_tta, args.stage)
+    wanted = tuple(args.folds) if args.folds else None
+    cascade, folds = build_cascade(model, wanted, args.checkpoint, device, not args.disable_tta, args.stage)
     require_writable(out)
     durable.remove_leftovers(out)
     print(f"{len(cases)} cases, folds: " + ", ".join(f"{name} {'+'.join(map(str, f))}" for name, f in folds.items()))
-    options = predict.PredictOptions(
-        args.stage, args.save_probabilities, args.continue_prediction, frozenset(model.fusion.clean), model.plan.file_ending, args.max_memory
-    )
+    clean, ending = frozenset(model.fusion.clean), model.plan.file_ending
+    options = predict.PredictOptions(args.stage, args.save_probabilities, args.continue_prediction, clean, ending, args.max_memory)
     with tqdm(total=len(cases), desc="predicting", unit="case", disable=None) as bar:
-        done = predict.predict_cases(cascade, cases, out, options, lambda p: bar.update())
-    durable.write_bytes(out / "dataset.json", folder.dataset_json.read_bytes())
+        done = predict.predict_cases(cascade, cases, out, options, lambda case: bar.update())
+    if folder.dataset_json.exists():  # its label names are what c2f_evaluate shows
+        durable.write_bytes(out / "dataset.json", folder.dataset_json.read_bytes())
     good, failed = [p for p in done if p.error is None], [p for p in done if p.error]
     if good:
         seconds = pd.DataFrame([p.seconds for p in good])
-        print("seconds per case (median): " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.median().items()) + f"; all {seconds.to_numpy().sum():.0f} s")
-        flagged = [{"case": p.case, "organ": r.organ, "found": r.how, "ml": r.volume_ml, "note": "; ".join(r.flags)} for p in good for r in p.reports if r.flags]
+        medians = ", ".join(f"{name} {value:.1f}" for name, value in seconds.median().items())
+        print(f"seconds per case (median): {medians}; all {seconds.to_numpy().sum():.0f} s")
+        flagged = [
+            {"case": p.case, "organ": r.organ, "found": r.how, "ml": r.volume_ml, "note": "; ".join(r.flags)}
+            for p in good for r in p.reports if r.flags
+        ]  # fmt: skip
         if flagged:
             print("organs that need a look:\n" + pd.DataFrame(flagged).to_string(index=False, float_format=lambda v: f"{v:.1f}"))
     print(f"peak memory: {predict.peak_memory_gb():.2f} GB; results in {out}")
     if failed:
-        raise SomeCasesFailed(f"{len(failed)} of {len(done)} cases failed, the others are done: " + "; ".join(f"{p.case}: {p.error}" for p in failed))
+        named = "; ".join(f"{p.case}: {p.error}" for p in failed)
+        raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases failed, the others are done: {named}")
 
 
 main = entry(parser, body)

@@ -5,12 +5,13 @@ import argparse
 import sys
 import time
 
-from .common import StopRequest, add_device, add_folders, entry, new_parser, positive, positive_number
+from .common import StopRequest, add_device, add_folders, entry, new_parser, positive, positive_number, whole
 
 
 def parser() -> argparse.ArgumentParser:
     p = new_parser(
-        "c2f_train", "Train one configuration (2d_top, 2d_front, 2d_side, 3d_<organ or pair>) or a group (coarse, fine, all) on one fold or all folds. "
+        "c2f_train",
+        "Train one configuration (2d_top, 2d_front, 2d_side, 3d_<organ or pair>) or a group (coarse, fine, all) on one fold or all folds. "
         "Groups skip what is finished and go on where they stopped.", "c2f_train all 0 -d 15 --minutes 40 -device cpu",
     )  # fmt: skip
     p.add_argument("config", metavar="CONFIG", help="2d_top, 2d_front, 2d_side, 3d_<organ or pair>, or coarse, fine, all")
@@ -18,15 +19,17 @@ def parser() -> argparse.ArgumentParser:
     add_folders(p)
     add_device(p)
     p.add_argument("--c", dest="resume", action="store_true", help="go on from the latest checkpoint")
-    p.add_argument("--val", action="store_true", help="train nothing: score the finished members on their held-out cases, and fit what is due")
+    p.add_argument("--val", action="store_true", help="train nothing: score the finished members on their held-out cases")
     p.add_argument("--epochs", type=positive, metavar="N", help="epochs instead of the plan's")
-    p.add_argument("--minutes", type=positive_number, metavar="M", help="time for the whole command, shared among its members; the learning rate ends with it")
+    p.add_argument("--minutes", type=positive_number, metavar="M",
+                   help="time for the whole command, shared among its members; the learning rate ends with it")
     p.add_argument("--batch_size", type=positive, metavar="B", help="batch size (per process) instead of the plan's")
     p.add_argument("--lr", type=positive_number, metavar="R", help="learning rate instead of the plan's")
-    p.add_argument("--seed", type=int, default=0, metavar="S", help="seed of weights, sampling and augmentation (default: 0)")
+    p.add_argument("--seed", type=whole, default=0, metavar="S", help="seed of weights, sampling and augmentation (default: 0)")
     p.add_argument("-pretrained_weights", metavar="F", help="start from this checkpoint's weights (path of its .json)")
     p.add_argument("-num_gpus", type=positive, default=1, metavar="N", help="train each member on N devices with torch's DDP (default: 1)")
-    p.add_argument("-np", dest="workers", type=int, metavar="N", help="augmentation processes (default: one per core beside the first)")
+    p.add_argument("-np", dest="workers", type=whole, metavar="N",
+                   help="augmentation processes (default: one per core beside the first; 0: none)")
     return p
 
 
@@ -35,6 +38,7 @@ def body(args: argparse.Namespace) -> int:
     from ..running import graph
     from ..running.members import TrainOptions
     from ..running.model import open_model
+    from ..training.train import weights_path
     from ..workspace import Workspace, store_folder
 
     workspace = Workspace.find(args.workspace)
@@ -43,9 +47,12 @@ def body(args: argparse.Namespace) -> int:
     store = store_folder(workspace, folder.root.parent.name, folder.root.name)
     device_name = args.device or default_device()
     device = find_device(device_name)
+    if args.pretrained_weights:
+        weights_path(args.pretrained_weights)
     options = TrainOptions(
-        device_name, args.epochs, args.minutes, args.batch_size, args.lr, args.seed, args.pretrained_weights, args.num_gpus, args.resume, args.workers
-    )
+        device_name, args.epochs, args.minutes, args.batch_size, args.lr, args.seed, args.pretrained_weights, args.num_gpus,
+        args.resume, args.workers,
+    )  # fmt: skip
     splits = model.splits()
     folds = graph.folds_of(args.fold, len(splits))
     todo = graph.tasks(model.plan, args.config, folds)
@@ -90,10 +97,11 @@ def _train(model, store, job, split, title: str, stop: StopRequest) -> int | Non
             progress = run_here(model, store, job, split, on_epoch, stop)
         except Interrupted:
             bar.close()
-            print(f"{title}: stopped after a checkpoint; go on with the same command" + ("" if job.task.member is None else " and --c"))
+            print(f"{title}: stopped after a checkpoint; go on with the same command and --c")
             return stop.exit_code
     if progress:
-        print(f"{title}: {progress.step} steps, {progress.epoch} epochs, {progress.elapsed_s / 60:.1f} minutes, best held-out DSC {100 * progress.best:.1f} %")
+        done = f"{progress.step} steps, {progress.epoch} epochs, {progress.elapsed_s / 60:.1f} minutes"
+        print(f"{title}: {done}, best held-out DSC {100 * progress.best:.1f} %")
     return None
 
 
@@ -136,7 +144,8 @@ def _validate(model, store, todo, splits, device) -> int:
         held_out = CachedVolumes(stored_of(store, task.member, splits[task.fold].val), CACHE_SHARE * machine_memory_gb())
         validate = validation(model.plan, task.member, held_out, device)
         found = validate(load_network(model, task.member, task.fold, "best", device))
-        table += [{"member": task.member.name, "fold": task.fold, "organ": o, "held-out DSC %": None if v is None else 100 * v} for o, v in found.items()]
+        row = {"member": task.member.name, "fold": task.fold}
+        table += [{**row, "organ": organ, "held-out DSC %": None if v is None else 100 * v} for organ, v in found.items()]
     if not table:
         raise TrainingError(f"{model.folder.root}: none of the members asked for is trained; leave --val out to train them")
     print(pd.DataFrame(table).to_string(index=False, float_format=lambda v: f"{v:.1f}", na_rep="-"))

@@ -84,16 +84,19 @@ class Store:
         return tuple(StoredVolume(self.folder, records.read(StoredRecord, f)) for f in sorted(self.folder.glob("*.json")))
 
     def of_cases(self, cases) -> tuple[StoredVolume, ...]:
-        """The volumes of these cases; DatasetError lists the cases that have none because they were never prepared."""
+        """The volumes of these cases (a fine member has none of a case without its organ); DatasetError where there is none at all."""
         wanted = set(cases)
         found = tuple(v for v in self.read() if v.record.case in wanted)
         if not found:
-            raise DatasetError(f"{self.folder}: none of the {len(wanted)} cases asked for is preprocessed; run c2f_plan_and_preprocess first")
+            asked = f"none of the {len(wanted)} cases asked for is preprocessed"
+            raise DatasetError(f"{self.folder}: {asked}; run c2f_plan_and_preprocess first")
         return found
 
     def write(self, item: StoredRecord, image: np.ndarray, labels: np.ndarray) -> None:
         """Store one volume durably; the record is written last, so a volume without one is unfinished."""
-        checksums = {kind: self._write_array(f"{item.id}_{kind}.b2nd", array) for kind, array in (("image", image), ("labels", labels))}
+        (self.folder / f"{item.id}.json").unlink(missing_ok=True)  # an older one must not vouch for the new arrays
+        arrays = {"image": image, "labels": labels}
+        checksums = {kind: self._write_array(f"{item.id}_{kind}.b2nd", array) for kind, array in arrays.items()}
         done = StoredRecord(**{**vars(item), "image_sha256": checksums["image"], "labels_sha256": checksums["labels"]})
         records.write(self.folder / f"{item.id}.json", done)
 
@@ -104,7 +107,8 @@ class Store:
         blocks = tuple(min(32, n) for n in chunks)
 
         def write(temporary: Path) -> None:
-            blosc2.asarray(array, urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5})
+            how = {"codec": blosc2.Codec.ZSTD, "clevel": 5}
+            blosc2.asarray(array, urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=how)
 
         def check(temporary: Path) -> None:
             if not np.array_equal(blosc2.open(str(temporary), mode="r")[:], array):

@@ -1,7 +1,6 @@
 """The two-stage prediction of one scan: views → fusion → boxes → crops → merge, all folds ensembled."""
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterator, Mapping, Sequence
 
@@ -20,7 +19,6 @@ from .fusion import LIMIT, FusionWeights, accumulate, log_odds, mean_weights, pr
 from .locate import Located, accept_prior, grown, locate, outside_faces, touches
 from .member import predict_crop, predict_volume
 
-log = logging.getLogger(__name__)
 MERGE_SOURCES = ("fine", "coarse")
 Networks = Mapping[str, Sequence[nn.Module]]  # member → its folds' networks in eval mode, on the device
 
@@ -110,7 +108,9 @@ def view_logits(cascade: Cascade, prepared: PreparedVolume, member: MemberPlan) 
     return log_odds(total)
 
 
-def run_coarse(cascade: Cascade, hu: np.ndarray, geometry: Geometry, on_view: Callable[[str, np.ndarray], None] = lambda name, logits: None) -> CoarseResult:
+def run_coarse(
+    cascade: Cascade, hu: np.ndarray, geometry: Geometry, on_view: Callable[[str, np.ndarray], None] = lambda name, logits: None
+) -> CoarseResult:
     """Stage 1 on a canonical scan; on_view sees each view's log-odds before they are fused."""
     prepared = prepare_volume(hu, geometry, cascade.plan.coarse)
     total = None
@@ -133,6 +133,13 @@ def coarse_maps(plan: Plan, logits: np.ndarray, prepared: PreparedVolume, image:
         yield OrganMaps(organ, target, None, values)
 
 
+def stage_maps(cascade: Cascade, coarse: CoarseResult, hu: np.ndarray, image: Geometry, stage: str) -> Iterator[OrganMaps]:
+    """Every organ's maps by stage 'coarse' (views fused) or 'fine' (the whole cascade)."""
+    if stage == "coarse":
+        return coarse_maps(cascade.plan, coarse.logits, coarse.prepared, image)
+    return run_fine(cascade, coarse, hu, image)
+
+
 def run_fine(cascade: Cascade, coarse: CoarseResult, hu: np.ndarray, image: Geometry) -> Iterator[OrganMaps]:
     """Stage 2, organ by organ; an organ whose fine member is not trained keeps its coarse result, flagged."""
     for member in cascade.plan.fine.members:
@@ -144,7 +151,7 @@ def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResu
     place = coarse.located[organ]
     volume = coarse.logits[cascade.plan.labels.organs.index(organ)]
     if place.how == "absent":
-        return OrganMaps(organ, Box((0, 0, 0), (0, 0, 0)), None, np.zeros((0, 0, 0), np.float32), False, place.flags)
+        return _nothing(organ, False, place.flags)
     grid = crop_geometry(image, place.centre_world_mm, member.spacing_mm, _holding(member, place.extent_mm))
     if member.name not in cascade.networks:
         box, values = _coarse_there(coarse, volume, grid, image)
@@ -159,11 +166,16 @@ def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResu
     if was_grown and any(any(f) for f in touches(_upright(p > 0.5, crop), outside_faces(grid, image))):
         flags = (*flags, "touches its grown box")
     if place.how == "prior" and not accept_prior(p, crop.geometry.voxel_mm3, cascade.plan.prior(organ), cascade.plan.fine.min_volume_share):
-        return OrganMaps(organ, Box((0, 0, 0), (0, 0, 0)), None, np.zeros((0, 0, 0), np.float32), was_grown, (*flags, "not found by the fine stage either"))
+        return _nothing(organ, was_grown, (*flags, "not found by the fine stage either"))
     box, fine = back_to_image(log_odds(p), crop, image, -LIMIT)
     coarse_box, values = _coarse_there(coarse, volume, grid, image)
     assert coarse_box == box, "both stages must be compared on one box"
     return OrganMaps(organ, box, fine, values, was_grown, flags)
+
+
+def _nothing(organ: str, was_grown: bool, flags: tuple[str, ...]) -> OrganMaps:
+    """An organ that comes out empty."""
+    return OrganMaps(organ, Box((0, 0, 0), (0, 0, 0)), None, np.zeros((0, 0, 0), np.float32), was_grown, flags)
 
 
 def _predict_crop(cascade: Cascade, member: MemberPlan, organ: str, hu, image: Geometry, grid: Geometry) -> tuple[Crop, np.ndarray]:
@@ -206,13 +218,15 @@ def combined(maps: OrganMaps, weights: FusionWeights) -> np.ndarray:
 
 
 def merge(
-    plan: Plan, maps: Iterator[OrganMaps], image: Geometry, weights: FusionWeights, located: Mapping[str, Located], clean: frozenset[str] = frozenset()
-) -> Segmentation:
+    plan: Plan, maps: Iterator[OrganMaps], image: Geometry, weights: FusionWeights, located: Mapping[str, Located],
+    clean: frozenset[str] = frozenset(),
+) -> Segmentation:  # fmt: skip
     """Paste every organ into the image's grid; where organs compete, the higher log-odds wins.
 
     clean: organs of which only the component with the largest volume is kept.
     """
-    channels, best = np.zeros(image.shape, np.uint8 if plan.labels.channels < 257 else np.uint16), np.zeros(image.shape, np.float32)
+    channels = np.zeros(image.shape, np.uint8 if plan.labels.channels < 257 else np.uint16)
+    best = np.zeros(image.shape, np.float32)
     seen: dict[str, OrganMaps] = {}
     sure: dict[str, float] = {}
     for m in maps:
@@ -231,8 +245,9 @@ def merge(
     reports = []
     for i, organ in enumerate(plan.labels.organs, start=1):
         place, m = located.get(organ), seen.get(organ)
-        flags = m.flags if m else place.flags if place else ()
-        reports.append(OrganReport(organ, place.how if place else "coarse", sure.get(organ, 0.0), float(counts[i]) * image.voxel_mm3 / 1000, bool(m and m.grown), flags))
+        flags = tuple(dict.fromkeys((*(place.flags if place else ()), *(m.flags if m else ()))))
+        volume_ml = float(counts[i]) * image.voxel_mm3 / 1000
+        reports.append(OrganReport(organ, place.how if place else "coarse", sure.get(organ, 0.0), volume_ml, bool(m and m.grown), flags))
     return Segmentation(channels, tuple(reports))
 
 
@@ -243,5 +258,5 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 def run(cascade: Cascade, hu: np.ndarray, geometry: Geometry, stage: str = "fine", clean: frozenset[str] = frozenset()) -> Segmentation:
     """A canonical scan → its segmentation by stage 'coarse' (views fused) or 'fine' (the whole cascade)."""
     coarse = run_coarse(cascade, hu, geometry)
-    maps = run_fine(cascade, coarse, hu, geometry) if stage == "fine" else coarse_maps(cascade.plan, coarse.logits, coarse.prepared, geometry)
+    maps = stage_maps(cascade, coarse, hu, geometry, stage)
     return merge(cascade.plan, maps, geometry, cascade.merge_weights, coarse.located, clean if stage == "fine" else frozenset())

@@ -94,4 +94,3 @@ def predict_crop(network: nn.Module, member: MemberPlan, hu: np.ndarray, device:
     if flips and is_symmetric(member):
         result = 0.5 * (result + _softmax(network, batch.flip(4), device)[0, 1].flip(2))
     return result.cpu().numpy()
-

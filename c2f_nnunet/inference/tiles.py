@@ -12,7 +12,8 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     """Starts along one axis: evenly spread, neighbours sharing at least `overlap` of a tile; centred where one tile holds all."""
     if length <= tile:
         return [(length - tile) // 2]
-    steps = int(np.ceil((length - tile) / (tile * (1 - overlap)))) + 1
+    stride = max(1, int(tile * (1 - overlap)))  # whole voxels, so that rounding cannot take from the overlap
+    steps = int(np.ceil((length - tile) / stride)) + 1
     return [int(round(i * (length - tile) / (steps - 1))) for i in range(steps)]
 
 

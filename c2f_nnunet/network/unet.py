@@ -30,6 +30,8 @@ class SEUNet(nn.Module):
         heads = max(1, len(f) - 2) if plan.deep_supervision else 1
         self.heads = nn.ModuleList([CONV[d](f[i], plan.out_channels, 1) for i in range(heads)])
         self.apply(_initialise)
+        for head in self.heads:
+            nn.init.constant_(head.bias[:1], plan.background_prior)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         skips = []
@@ -38,6 +40,8 @@ class SEUNet(nn.Module):
             if i < len(self.pool):
                 skips.append(x)
                 x = self.pool[i](x)
+        if not self.decoder:  # too small a grid to pool
+            return [self.heads[0](x)]
         outputs: list[Tensor] = []
         for i in reversed(range(len(self.decoder))):
             x = self.decoder[i](torch.cat([self.up[i](x), skips[i]], 1))

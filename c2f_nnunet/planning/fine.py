@@ -6,13 +6,14 @@ import numpy as np
 from ..data.fingerprint import Fingerprint, OrganStats
 from ..errors import PlanError
 from ..labels import member_name
-from .budget import Budget, largest_batch, training_memory_gb
-from .coarse import BASE_FEATURES, widened
+from .budget import Budget, batch_rule, features_rule, largest_batch
+from .coarse import BACKGROUND_PRIOR, COMMON_RULES, NEVER_MORE_POOLINGS, widened
 from .plan import FinePlan, LossPlan, MemberPlan, NetworkPlan, OrganPrior, TrainingPlan
 from .topology import divisors, features, kernels, round_up, strides
 
 VOXELS_ACROSS = 12.0
-CONTEXT_MM = 20.0
+CONTEXT_MM = 14.0
+BASE_FEATURES = {True: 32, False: 12}
 LARGEST_CROP = {True: 128**3, False: 64**3}
 
 
@@ -26,7 +27,9 @@ def stats_of(fingerprint: Fingerprint, organs: tuple[str, ...]) -> list[OrganSta
     """Every case's statistics of these organs; PlanError where no case has any."""
     found = [c.organs[o] for c in fingerprint.cases for o in organs if o in c.organs]
     if not found:
-        raise PlanError(f"{fingerprint.dataset}: {' and '.join(organs)} is in no training case; remove it from dataset.json's labels or add cases that have it")
+        what = " and ".join(organs)
+        remedy = "remove it from dataset.json's labels or add cases that have it"
+        raise PlanError(f"{fingerprint.dataset}: {what} is in no training case; {remedy}")
     return found
 
 
@@ -34,10 +37,20 @@ def fine_spacing_mm(found: list[OrganStats], own_mm, extent_mm, largest: int) ->
     """About twelve voxels across the organ, never finer than the data, coarser where the crop would be too large."""
     size = float(np.median([s.volume_mm3 for s in found])) ** (1 / 3)
     spacing = np.maximum(own_mm, size / VOXELS_ACROSS)
-    while np.prod(np.asarray(extent_mm) / spacing) > largest:
+    while np.prod(crop_grid(extent_mm, spacing)[1]) > largest:
         spacing = np.where(spacing < spacing.min() * 1.05, spacing * 1.05, spacing)
-    rule = f"a twelfth of the organ's size ({size:.1f} mm, cube root of its median volume), not under the data's own median spacing, crop at most {largest:,} voxels"
+    rule = (
+        f"the organ's size ({size:.1f} mm, cube root of its median volume) over {VOXELS_ACROSS:.0f}, "
+        f"not under the data's own median spacing, crop at most {largest:,} voxels"
+    )
     return tuple(round(float(s), 4) for s in spacing), rule
+
+
+def crop_grid(extent_mm, spacing_mm) -> tuple[tuple[tuple[int, ...], ...], tuple[int, int, int]]:
+    """Poolings and shape of a crop: the extent in voxels, up to what the poolings divide by."""
+    voxels = tuple(float(e / s) for e, s in zip(extent_mm, spacing_mm))
+    steps = strides(voxels, spacing_mm)
+    return steps, round_up(voxels, divisors(steps, 3))
 
 
 def jitter_mm(coarse_spacing_mm) -> float:
@@ -45,39 +58,51 @@ def jitter_mm(coarse_spacing_mm) -> float:
     return round(2.0 * max(coarse_spacing_mm), 2)
 
 
-def fine_member(organs: tuple[str, ...], fingerprint: Fingerprint, coarse_spacing, share: float, budget: Budget) -> MemberPlan:
-    """One organ's or pair's crop, network and training."""
+def fine_member(
+    organs: tuple[str, ...], fingerprint: Fingerprint, coarse_spacing, share: float, budget: Budget, spacing_mm=None
+) -> MemberPlan:
+    """One organ's or pair's crop, network and training; with a spacing given, all else follows from that one."""
     found = stats_of(fingerprint, organs)
     own = np.median([c.spacing_mm for c in fingerprint.cases], axis=0)
     jitter = jitter_mm(coarse_spacing)
     extent = np.percentile([s.extent_mm for s in found], 99, axis=0) + 2 * (jitter + CONTEXT_MM)
     spacing, spacing_rule = fine_spacing_mm(found, own, extent, LARGEST_CROP[budget.accelerator])
-    voxels = tuple(e / s for e, s in zip(extent, spacing))
-    steps = strides(voxels, spacing)
-    shape = round_up(voxels, divisors(steps, 3))
+    if spacing_mm:
+        spacing, spacing_rule = tuple(map(float, spacing_mm)), "given"
+    steps, shape = crop_grid(extent, spacing)
     base = BASE_FEATURES[budget.accelerator]
     hu = np.median([s.hu for s in found], axis=0)
     window = widened(float(hu[0]), float(hu[2]), float(hu[1]), share=0.5)
-    network = NetworkPlan(3, 1, 2, features(base, len(steps) + 1, 3), steps, kernels(spacing, steps), norm="instance")
+    network = NetworkPlan(
+        3, 1, 2, features(base, len(steps) + 1, 3), steps, kernels(spacing, steps), norm="instance", background_prior=BACKGROUND_PRIOR
+    )
     batch = largest_batch(network, shape, budget, wanted=4, least=2)
     training = TrainingPlan(
-        batch_size=batch, epochs=200, steps_per_epoch=50, validate_every=10, learning_rate=2e-3, optimiser="adamw", schedule="poly",
-        warmup_steps=50, weight_decay=1e-2, ema_decay=0.99, clip_norm=12.0, loss=LossPlan("dice_ce", "none"), foreground_share=1.0, augmentation="full",
+        batch_size=batch, epochs=200, steps_per_epoch=50, validate_every=10, learning_rate=3e-3, optimiser="adamw", schedule="poly",
+        warmup_steps=20, weight_decay=1e-2, ema_decay=0.99, clip_norm=12.0,
+        loss=LossPlan("dice_ce", "none"), foreground_share=1.0, augmentation="full",
     )  # fmt: skip
     return MemberPlan(
-        name=member_name(organs), stage="fine", organs=organs, axis=None, volumes=member_name(organs), spacing_mm=spacing, shape=shape, windows=(window,),
-        context_slices=0, position_channels=0, jitter_mm=jitter, network=network, training=training, minutes_share=share,
+        name=member_name(organs), stage="fine", organs=organs, axis=None, volumes=member_name(organs), spacing_mm=spacing, shape=shape,
+        windows=(window,), context_slices=0, position_channels=0, jitter_mm=jitter, network=network,
+        training=training, minutes_share=share,
         rules={
             "organs": "a left/right pair shares one network, left crops mirrored" if len(organs) == 2 else "one organ, one network (paper)",
             "spacing_mm": spacing_rule,
-            "shape": f"99th percentile of the organ's extent plus {jitter:.1f} mm for the coarse stage's error and {CONTEXT_MM:.0f} mm of surroundings on each side",
-            "windows": "median 0.5 and 99.5 percentiles of the organ, half the width added on each side",
+            "shape": f"99th percentile of the organ's extent plus {jitter:.1f} mm for the coarse stage's error and {CONTEXT_MM:.0f} mm of "
+            "surroundings on each side, up to what the poolings divide by",
+            "windows": "median 0.5 and 99.5 percentiles of the organ, half the width added on each side; mean: the organ's median",
+            "context_slices": "none: the network is three-dimensional",
+            "position_channels": "none: the crop is already about the organ",
+            "network.in_channels": "each window",
+            "network.features": features_rule(base, budget),
             "jitter_mm": "two of the coarse grid's longest voxel sides, the coarse stage's localisation error at most",
-            "network.strides": "three poolings, an axis only while it is not the coarse one and stays four voxels long",
+            "network.strides": f"{NEVER_MORE_POOLINGS}; an axis twice as coarse as the finest waits",
             "network.norm": "instance: a batch of few crops is too small for batch statistics",
-            "training.batch_size": f"4 (paper), halved while a step needs more than {budget.memory_gb:.1f} GB; needs {training_memory_gb(network, shape, batch):.2f} GB",
+            "training.batch_size": batch_rule(network, shape, budget, 4, batch),
+            "training.foreground_share": "every crop is cut about an organ",
             "minutes_share": "half of a time budget goes to the organs, in equal parts",
-        },
+        } | COMMON_RULES,
     )  # fmt: skip
 
 
@@ -92,10 +117,10 @@ def prior(organ: str, fingerprint: Fingerprint) -> OrganPrior:
     )  # fmt: skip
 
 
-def fine_plan(fingerprint: Fingerprint, coarse_spacing, budget: Budget) -> FinePlan:
-    """Stage 2 from the fingerprint."""
+def fine_plan(fingerprint: Fingerprint, coarse_spacing, budget: Budget, spacing_mm=None) -> FinePlan:
+    """Stage 2 from the fingerprint; spacing_mm: given for every member, else each has its own."""
     groups = fine_groups(fingerprint)
-    members = tuple(fine_member(g, fingerprint, coarse_spacing, round(0.5 / len(groups), 4), budget) for g in groups)
+    members = tuple(fine_member(g, fingerprint, coarse_spacing, round(0.5 / len(groups), 4), budget, spacing_mm) for g in groups)
     priors = tuple(prior(o, fingerprint) for o in fingerprint.labels.organs)
     return FinePlan((0.5, 0.25, 0.1), 0.1, priors, members, {
         "thresholds": "an organ is looked for at probability one half, then lower, then at its usual place in the body",

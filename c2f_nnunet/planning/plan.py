@@ -5,9 +5,8 @@ source in words, so a reader finds the reason for a number next to the number.
 """
 from __future__ import annotations
 
-from typing import Literal
-
 from pathlib import Path
+from typing import Literal
 
 from ..errors import PlanError
 from ..io import records
@@ -19,16 +18,21 @@ PLAN_VERSION = 1
 
 @record
 class Window:
-    """Intensities in: (clip(HU, low, high) - low) / (high - low) - mean. The paper's equation (5) with its mean removed."""
+    """Intensities in: ((clip(HU, low, high) - low) / (high - low) - mean) / std. The paper's equation (5), its mean removed; its std is 1."""
 
     low_hu: float
     high_hu: float
     mean: float = 0.0
+    std: float = 1.0
 
 
 @record
 class NetworkPlan:
-    """An SE-U-Net. features has one entry per level; strides and pooling steps one per pooling (levels - 1)."""
+    """An SE-U-Net. features and kernels have one entry per level, strides one per pooling (levels - 1).
+
+    background_prior: the heads' first bias of the background, in log-odds: a new network then calls every voxel
+    background with about the certainty that the data have, instead of learning that first (Lin et al. 2017, focal loss).
+    """
 
     dimensions: Literal[2, 3]
     in_channels: int
@@ -39,6 +43,7 @@ class NetworkPlan:
     norm: Literal["instance", "batch"] = "instance"
     se_ratio: int = 8
     deep_supervision: bool = True
+    background_prior: float = 0.0
 
 
 @record
@@ -165,7 +170,8 @@ class Plan:
         for m in self.members:
             if m.name == name:
                 return m
-        raise PlanError(f"plan '{self.name}' has no configuration '{name}'; it has: {', '.join(m.name for m in self.members)}, or the groups coarse, fine, all")
+        known = ", ".join(m.name for m in self.members)
+        raise PlanError(f"plan '{self.name}' has no configuration '{name}'; it has: {known}, or the groups coarse, fine, all")
 
     def prior(self, organ: str) -> OrganPrior:
         return next(p for p in self.fine.priors if p.organ == organ)
@@ -175,5 +181,6 @@ def read_plan(path: Path) -> Plan:
     """A plan from its file; PlanError for one of another version, RecordError for anything else wrong."""
     value = records.read_json(path)
     if isinstance(value, dict) and value.get("version") != PLAN_VERSION:
-        raise PlanError(f"{path}: plan version {value.get('version')} and this program's {PLAN_VERSION} differ; run c2f_plan_and_preprocess again")
+        found = value.get("version")
+        raise PlanError(f"{path}: plan version {found} and this program's {PLAN_VERSION} differ; run c2f_plan_and_preprocess again")
     return records.from_json(Plan, value, path)

@@ -6,19 +6,22 @@ import math
 POOLINGS = 3
 SMALLEST_AXIS = 4
 ANISOTROPY = 2.0
+IN_PLANE = {0: (1, 2), 1: (0, 2), 2: (0, 1)}  # the axis that a view slices across → the axes of its slices
 
 
 def strides(shape: tuple[int, ...], spacing_mm: tuple[float, ...], poolings: int = POOLINGS) -> tuple[tuple[int, ...], ...]:
     """Three poolings (the paper: more lose the small organs); an axis is halved only while it is not the coarse one.
 
-    An axis more than twice as coarse as the finest, or too short to be halved to four voxels, waits (as nnU-Net's
-    rule). With all axes waiting there is one pooling fewer.
+    An axis too short to be halved to four voxels waits, and so does one twice as coarse as the finest of the others
+    or coarser (as nnU-Net's rule). With all axes waiting there is one pooling fewer.
     """
     out, size, mm = [], list(shape), list(spacing_mm)
     for _ in range(poolings):
-        step = tuple(2 if n / 2 >= SMALLEST_AXIS and s < ANISOTROPY * min(mm) else 1 for n, s in zip(size, mm))
-        if all(k == 1 for k in step):
+        long = [n / 2 >= SMALLEST_AXIS for n in size]
+        if not any(long):
             break
+        finest = min(s for s, can in zip(mm, long) if can)
+        step = tuple(2 if can and s < ANISOTROPY * finest else 1 for s, can in zip(mm, long))
         out.append(step)
         size = [math.ceil(n / k) for n, k in zip(size, step)]
         mm = [s * k for s, k in zip(mm, step)]
@@ -26,10 +29,11 @@ def strides(shape: tuple[int, ...], spacing_mm: tuple[float, ...], poolings: int
 
 
 def kernels(spacing_mm: tuple[float, ...], steps: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-    """3 along every axis, but 1 along an axis that is more than twice as coarse as the finest at that level (nnU-Net's rule)."""
+    """3 along every axis, but 1 along one more than twice as coarse as the finest, until a level where it is not (as nnU-Net's rule)."""
     out, mm = [], list(spacing_mm)
     for step in (*steps, None):
-        out.append(tuple(1 if s > ANISOTROPY * min(mm) else 3 for s in mm))
+        before = out[-1] if out else (1,) * len(mm)
+        out.append(tuple(3 if k == 3 or s <= ANISOTROPY * min(mm) else 1 for k, s in zip(before, mm)))
         mm = [s * k for s, k in zip(mm, step)] if step else mm
     return tuple(out)
 
@@ -40,8 +44,8 @@ def divisors(steps: tuple[tuple[int, ...], ...], dimensions: int) -> tuple[int, 
 
 
 def round_up(shape, multiples) -> tuple[int, ...]:
-    """Each size up to the next multiple."""
-    return tuple(int(math.ceil(n / m)) * m for n, m in zip(shape, multiples))
+    """Each size up to the next multiple; a millionth above a multiple is rounding error."""
+    return tuple(math.ceil(n / m - 1e-6) * m for n, m in zip(shape, multiples))
 
 
 def features(base: int, levels: int, dimensions: int) -> tuple[int, ...]:

@@ -8,9 +8,7 @@ import numpy as np
 from ..geometry import Geometry, boxed
 from ..labels import side_and_stem
 from ..planning.plan import MemberPlan
-from .resample import covering_box, resample, resample_hu
-
-LEFT_RIGHT = 2
+from .resample import AIR_HU, covering_box, resample, resample_hu
 
 
 @dataclass(frozen=True)
@@ -38,9 +36,13 @@ def is_symmetric(member: MemberPlan) -> bool:
 
 
 def crop_geometry(image: Geometry, centre_mm, spacing_mm, shape) -> Geometry:
-    """A grid of this spacing and shape along the image's axes, its middle at a world point (LPS mm)."""
+    """A grid of this spacing and shape along the image's axes, its middle at a world point (LPS mm).
+
+    Its first voxel is moved onto the image's nearest, by half a voxel at most: in the image's own spacing nothing is then
+    interpolated, where a grid half a voxel off would blur the image and take half a voxel from each face of a label.
+    """
     half = np.asarray(image.direction) @ ((np.asarray(shape) - 1) / 2 * np.asarray(spacing_mm))
-    origin = np.asarray(centre_mm) - half
+    origin = image.world(np.rint(image.index(np.asarray(centre_mm) - half)))
     return replace(image, shape=tuple(int(n) for n in shape), spacing_mm=tuple(map(float, spacing_mm)), origin_mm=tuple(map(float, origin)))
 
 
@@ -52,13 +54,13 @@ def mirror(array: np.ndarray, mirrored: bool) -> np.ndarray:
 def cut(image_hu: np.ndarray, geometry: Geometry, organ: str, member: MemberPlan, grid: Geometry) -> Crop:
     """The organ's crop on `grid` from a canonical image."""
     # a region two target voxels wider than the grid is all that interpolation and its blur can reach
-    region = covering_box(grid, geometry).grown(tuple(int(np.ceil(2 * n / o)) + 1 for n, o in zip(grid.spacing_mm, geometry.spacing_mm)))
-    region = region.clipped(geometry.shape)
+    reach = tuple(int(np.ceil(2 * new / old)) + 1 for new, old in zip(grid.spacing_mm, geometry.spacing_mm))
+    region = covering_box(grid, geometry).grown(reach).clipped(geometry.shape)
     mirrored = is_mirrored(organ, member)
-    if not all(region.shape):
-        hu = resample_hu(np.full((1, 1, 1), -1024, np.int16), boxed(geometry, replace(region, stop=tuple(a + 1 for a in region.start))), grid)
-    else:
+    if all(region.shape):
         hu = resample_hu(image_hu[region.slices], boxed(geometry, region), grid)
+    else:
+        hu = np.full(grid.shape, AIR_HU, np.int16)  # the crop lies wholly outside the scan
     return Crop(organ, np.ascontiguousarray(mirror(hu, mirrored)), grid, mirrored)
 
 

@@ -59,7 +59,9 @@ def prepare_labels(channels: np.ndarray, geometry: Geometry, grid: Geometry) -> 
     return resample_labels(channels, geometry, grid)
 
 
-def training_crop(hu: np.ndarray, mask: np.ndarray, geometry: Geometry, organ: str, member: MemberPlan, margin_voxels: tuple[int, int, int]):
+def training_crop(
+    hu: np.ndarray, mask: np.ndarray, geometry: Geometry, organ: str, member: MemberPlan, margin_voxels: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray, Geometry] | None:
     """One organ's crop for training, `margin_voxels` wider on each side than the member's shape, so that it can be jittered.
 
     mask: bool (z, y, x), the organ. Returns (hu int16, mask uint8, grid) in the network's frame (left ones mirrored), or

@@ -1,6 +1,8 @@
 """From one explicit grid to another (SimpleITK), images and masks; grids are Geometry, so nothing is rounded on the way."""
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -49,29 +51,40 @@ def resample_hu(array: np.ndarray, source: Geometry, target: Geometry) -> np.nda
 
 
 def resample_labels(labels: np.ndarray, source: Geometry, target: Geometry) -> np.ndarray:
-    """A label map (small non-negative integers) onto another grid: each label linearly, the largest share above one half wins.
+    """A label map (small non-negative integers) onto another grid: each label linearly, its volume kept, the largest share wins.
 
-    Smoother than nearest neighbour and without its half-voxel jumps; each label is done in a crop of its own.
+    A label takes as many voxels as its shares sum up to, those of the largest share: at a fixed share of one half,
+    interpolation would round off every convex shape (organs of this size lost 4 to 6 % of their volume). Smoother than
+    nearest neighbour and without its half-voxel jumps; each label is done in a crop of its own.
     """
     out = np.zeros(target.shape, labels.dtype)
-    share = np.full(target.shape, 0.5, np.float32)
+    share = np.zeros(target.shape, np.float32)
     for value in np.unique(labels[labels > 0]):
         mask = labels == value
-        box = bounding_box(mask).grown(2)
+        # not beyond the image: a label that the scan's end cuts off does not taper there; four voxels can be blurred
+        box = bounding_box(mask).grown(3).clipped(labels.shape)
         region = covering_box(boxed(source, box), target).clipped(target.shape)
         if not all(region.shape):
             continue
         part = resample(crop(mask, box), boxed(source, box), boxed(target, region), 0.0)
         here = share[region.slices]
-        wins = part > here
+        wins = (part >= _volume_keeping_share(part)) & (part > here)
         here[wins] = part[wins]
         out[region.slices][wins] = value
     return out
 
 
+def _volume_keeping_share(part: np.ndarray) -> float:
+    """The share from which on as many voxels lie as the shares sum up to; near one half, so that a thin shape is not smeared."""
+    count = int(round(float(part.sum())))
+    flat = part.ravel()
+    share = float(np.partition(flat, flat.size - count)[flat.size - count]) if 0 < count < flat.size else 0.5
+    return min(max(share, 0.3), 0.6)
+
+
 def covering_box(part: Geometry, grid: Geometry) -> Box:
     """The box of `grid`'s voxels that covers all of `part` (both in one world), not clipped."""
-    corners = np.array([[i, j, k] for i in (-0.5, part.shape[0] - 0.5) for j in (-0.5, part.shape[1] - 0.5) for k in (-0.5, part.shape[2] - 0.5)])
+    corners = np.array(list(product(*[(-0.5, n - 0.5) for n in part.shape])))
     index = grid.index(part.world(corners))
     start, stop = np.floor(index.min(0) + 0.5 + 1e-6), np.ceil(index.max(0) + 0.5 - 1e-6)
     return Box(tuple(int(a) for a in start), tuple(int(b) for b in np.maximum(stop, start + 1)))

@@ -5,13 +5,12 @@ import numpy as np
 
 from ..geometry import Box, crop
 from ..planning.plan import MemberPlan
+from ..planning.topology import IN_PLANE
 from .normalise import normalise
 from .resample import AIR_HU
 
-VIEWS = {"2d_top": 0, "2d_front": 1, "2d_side": 2}
-IN_PLANE = {0: (1, 2), 1: (0, 2), 2: (0, 1)}
 LEFT_RIGHT = 2  # the array axis that runs right → left
-POSITION_SCALE_MM = 100.0
+POSITION_SCALE_MM = 300.0  # about the spread of intensities, so that neither drowns the other (documentation/experiments.md)
 
 
 def plane_shape(shape: tuple[int, int, int], axis: int) -> tuple[int, int]:
@@ -25,7 +24,7 @@ def left_right_axis(axis: int | None) -> int | None:
 
 
 def positions(start: tuple[int, int, int], shape: tuple[int, int, int], anchor_index, spacing_mm) -> tuple[np.ndarray, ...]:
-    """Per axis the voxels' offsets (in units of 100 mm) from the body's anchor, for a window at `start` of this shape."""
+    """Per axis the voxels' offsets (in units of 300 mm) from the body's anchor, for a window at `start` of this shape."""
     return tuple(
         ((np.arange(n) + s - a) * mm / POSITION_SCALE_MM).astype(np.float32)
         for s, n, a, mm in zip(start, shape, anchor_index, spacing_mm)

@@ -19,8 +19,9 @@ from ..evaluation.report import build_report, representative_cases
 from ..inference.cascade import MERGE_SOURCES, Cascade, OrganReport, coarse_maps, merge, run_coarse, run_fine
 from ..inference.fusion import FusionWeights, mean_weights
 from ..io.images import Image, read_image, read_label, write_label
+from ..workspace import require_writable
 from .fit import complete_folds
-from .model import Model, build_cascade
+from .model import Model, build_cascade, held_out_case
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,9 @@ class CaseResult:
 
 
 def crossval(
-    model: Model, dataset: Dataset, device: torch.device, which: str = "best", others: Mapping[str, Path] | None = None, on_case: Callable[[str], None] = lambda case: None
-) -> Path:
+    model: Model, dataset: Dataset, device: torch.device, which: str = "best", others: Mapping[str, Path] | None = None,
+    on_case: Callable[[str], None] = lambda case: None,
+) -> Path:  # fmt: skip
     """Predict and score every held-out case of every trained fold and write the report; returns report.html.
 
     others: name → folder of further predictions of the same cases, which become columns of Tables II and III.
@@ -46,13 +48,15 @@ def crossval(
     folds, splits = complete_folds(model, model.plan.members, which), model.splits()
     if not folds:
         raise ModelError(f"{model.folder.root}: no fold has all its members trained; run c2f_train all 0 first")
+    _check_others(model, others or {})
+    require_writable(model.folder.crossval)
     cases = {c.id: c for c in dataset.training}
     notes, results = _notes(model, folds, len(splits)), []
     for fold in folds:
         cascade, _ = build_cascade(model, (fold,), which, device)
         for case_id in splits[fold].val:
             try:
-                results.append(score_case(cascade, cases[case_id], fold, model))
+                results.append(score_case(cascade, held_out_case(cases, case_id), fold, model))
             except C2FError as e:
                 log.error("%s", e)
                 notes.append(f"incomplete: {case_id} could not be predicted or scored: {e}")
@@ -67,6 +71,15 @@ def crossval(
         model.folder.crossval, f"{model.plan.dataset}: cross-validation of plan '{model.plan.name}'", model.plan.labels, columns,
         overlays=overlays, curves=_curves(model, folds), notes=notes, flags=_flags(results),
     )  # fmt: skip
+
+
+def _check_others(model: Model, others: Mapping[str, Path]) -> None:
+    """C2FError before anything is computed, where a folder to compare with is empty or its name is one of our own columns."""
+    own = {m.name for m in model.plan.coarse.members} | {"fusion", "coarse", "fine", "final"}
+    for name, folder in others.items():
+        if name in own:
+            raise C2FError(f"--compare {name}={folder}: '{name}' is a column of the report already; give another name")
+        folders.label_files(folder)
 
 
 def score_case(cascade: Cascade, case: Case, fold: int, model: Model) -> CaseResult:
@@ -104,14 +117,18 @@ def fine_alone(organs: tuple[str, ...]) -> FusionWeights:
 def _notes(model: Model, folds: tuple[int, ...], wanted: int) -> list[str]:
     notes = []
     if missing := [f for f in range(wanted) if f not in folds]:
-        notes.append(f"incomplete: fold {', '.join(map(str, missing))} of {wanted} not trained; the tables hold the held-out cases of fold {', '.join(map(str, folds))} only")
+        lacking, had = ", ".join(map(str, missing)), ", ".join(map(str, folds))
+        notes.append(f"incomplete: fold {lacking} of {wanted} not trained; the tables hold the held-out cases of fold {had} only")
     fusion = model.fusion
     if fusion.coarse is None:
         notes.append("the fusion weights are not fitted: the views are averaged")
     if fusion.merge is None:
         notes.append("the merge weights are not fitted: the final result is the fine one")
     if fusion.coarse:
-        notes.append("the fusion and merge weights were fitted on these same held-out cases (a few numbers per organ), so fused and final results are slightly optimistic")
+        notes.append(
+            "the fusion and merge weights were fitted on these same held-out cases (a few numbers per organ), "
+            "so fused and final results are slightly optimistic"
+        )
     return notes
 
 
@@ -133,7 +150,8 @@ def _overlay(model: Model, case: Case) -> OverlayCase:
     labels = model.plan.labels
     image: Image = read_image(case.image)
     predicted = read_label(model.folder.crossval / "predictions" / f"{case.id}{model.plan.file_ending}")
-    return OverlayCase(case.id, image.array, image.geometry, labels.to_channels(read_label(case.label).array), labels.to_channels(predicted.array))
+    truth = labels.to_channels(read_label(case.label).array)
+    return OverlayCase(case.id, image.array, image.geometry, truth, labels.to_channels(predicted.array))
 
 
 def _curves(model: Model, folds: tuple[int, ...]) -> dict[str, list[dict]]:
@@ -151,9 +169,10 @@ def _flags(results: list[CaseResult]) -> list[dict]:
     flags = []
     for r in results:
         for o in r.reports:
-            happened = [*o.flags, *(["box grown once"] if o.grown else []), *([f"found at {o.how}"] if o.how not in ("threshold 0.5", "coarse") else [])]
+            happened = [*o.flags, *(["box grown once"] if o.grown else [])]
+            if o.how not in ("threshold 0.5", "coarse"):
+                happened.append(f"found at {o.how}")
             if happened:
-                flags.append({"case": r.case, "organ": o.organ, "state": "empty" if not o.volume_ml else "present", "note": "; ".join(happened)})
+                state = "present" if o.volume_ml else "empty"
+                flags.append({"case": r.case, "organ": o.organ, "state": state, "note": "; ".join(happened)})
     return flags
-
-

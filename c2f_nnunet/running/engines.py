@@ -2,7 +2,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
+from contextlib import suppress
+from functools import partial
 from typing import Callable
 
 import torch
@@ -12,20 +16,24 @@ import torch.multiprocessing as processes
 from ..data.splits import Split
 from ..errors import TrainingError
 from ..network.precision import find_device
-from ..training.train import Progress
+from ..training.train import Interrupted, Progress
 from ..workspace import ModelFolder, StoreFolder
 from .graph import Job
-from .members import run_member
+from .members import is_finished, run_member
 from .model import Model, open_model
 
-log = logging.getLogger(__name__)
+POLL_S = 0.5  # how often the parent of several processes looks whether to stop
+GRACE_S = 5.0  # for the others to end by themselves when one has failed
 
 
 def run_here(
     model: Model, store: StoreFolder, job: Job, split: Split,
     on_epoch: Callable[[list[dict]], None] = lambda rows: None, should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress | None:  # fmt: skip
-    """Train a member: in this process, or, with settings.world > 1, in that many (whose progress stays theirs)."""
+    """Train a member: in this process, or, with settings.world > 1, in that many (whose progress stays theirs).
+
+    Raises Interrupted where it stopped after a checkpoint because should_stop() said so, TrainingError where a process failed.
+    """
     if job.settings.world == 1:
         device = find_device(job.settings.device)
         return run_member(model, store, job.task.member, job.task.fold, split, job.settings, device, job.resume, 0, on_epoch, should_stop)
@@ -33,12 +41,27 @@ def run_here(
         raise TrainingError(f"-num_gpus {job.settings.world}: this machine has {torch.cuda.device_count()}; give at most that many")
     if job.settings.device == "mps":
         raise TrainingError("-num_gpus: torch cannot train on several MPS devices; leave it out")
-    processes.spawn(_one_of_many, (model.folder.root, store.root, job, split, _free_port()), job.settings.world)
+    stop = processes.get_context("spawn").Event()
+    many = processes.spawn(_one_of_many, (model.folder.root, store.root, job, split, _free_port(), stop), job.settings.world, join=False)
+    try:
+        while not many.join(POLL_S, GRACE_S):
+            if should_stop():
+                stop.set()
+    except (processes.ProcessRaisedException, processes.ProcessExitedException) as e:
+        run = model.folder.run(job.task.member.name, job.task.fold).root
+        raise TrainingError(f"{run}: one of {job.settings.world} processes ended: {str(e).strip().splitlines()[-1]}") from e
+    if stop.is_set() and not is_finished(model.folder.run(job.task.member.name, job.task.fold)):
+        raise Interrupted
     return None
 
 
-def _one_of_many(rank: int, model_root, store_root, job: Job, split: Split, port: int) -> None:
-    """One DDP process; the global batch is world × the batch size, this process takes its part."""
+def _one_of_many(rank: int, model_root, store_root, job: Job, split: Split, port: int, stop) -> None:
+    """One DDP process; the global batch is world × the batch size, this process takes its part.
+
+    Signals are the parent's to handle: it sets the event `stop`, and all processes then end after one checkpoint.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, partial(_end_if_alone, os.getppid()))
     logging.basicConfig(level=logging.WARNING)
     world = job.settings.world
     if job.settings.device == "cpu":
@@ -47,15 +70,21 @@ def _one_of_many(rank: int, model_root, store_root, job: Job, split: Split, port
     dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     try:
         device = find_device(job.settings.device, rank)
-        run_member(open_model(ModelFolder(model_root)), StoreFolder(store_root), job.task.member, job.task.fold, split, job.settings, device, job.resume, rank)
+        model, store, task = open_model(ModelFolder(model_root)), StoreFolder(store_root), job.task
+        with suppress(Interrupted):
+            run_member(model, store, task.member, task.fold, split, job.settings, device, job.resume, rank, should_stop=stop.is_set)
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _end_if_alone(parent: int, number: int, frame) -> None:
+    """The handler of a DDP process' signals; torch sends one, too, when the parent was killed."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
-
-

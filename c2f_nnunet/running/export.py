@@ -5,8 +5,10 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -21,6 +23,7 @@ from .model import Model, load_network
 log = logging.getLogger(__name__)
 MANIFEST_VERSION = 1
 LARGEST_ARCHIVE = 20 * 2**30
+LARGEST_MANIFEST = 16 * 2**20
 MOST_ENTRIES = 5000
 
 
@@ -43,11 +46,13 @@ def export_model(model: Model, target: Path, which: str = "best") -> int:
     for m in model.plan.members:
         for fold in model.trained_folds(m, which):
             load_network(model, m, fold, which, torch.device("cpu"))  # a damaged one must not be exported
-            files += _checkpoint_files(folder.run(m.name, fold).checkpoint(which)) + _checkpoint_files(folder.run(m.name, fold).checkpoint("final"))
+            for kept in (which, "final"):  # 'final' is also the sign of a finished training
+                files += _checkpoint_files(folder.run(m.name, fold).checkpoint(kept))
             weights += 1
     if not weights:
         raise ModelError(f"{folder.root}: nothing is trained there yet; run c2f_train all all first")
-    files += sorted((folder.crossval / "tables").glob("*.csv")) + [f for f in (folder.crossval / "report.md", folder.crossval / "report.html") if f.exists()]
+    files += sorted((folder.crossval / "tables").glob("*.csv"))
+    files += [f for f in (folder.crossval / "report.md", folder.crossval / "report.html") if f.exists()]
     files = list(dict.fromkeys(files))
     listed = {f.relative_to(folder.root).as_posix(): (durable.sha256(f), f.stat().st_size) for f in files}
     manifest = Manifest(MANIFEST_VERSION, model.plan.dataset, model.plan.name, listed)
@@ -56,9 +61,10 @@ def export_model(model: Model, target: Path, which: str = "best") -> int:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr("manifest.json", records.to_text(manifest), zipfile.ZIP_DEFLATED)
             for f in files:
-                archive.write(f, f.relative_to(folder.root).as_posix(), zipfile.ZIP_DEFLATED if f.suffix != ".safetensors" else zipfile.ZIP_STORED)
+                how = zipfile.ZIP_STORED if f.suffix == ".safetensors" else zipfile.ZIP_DEFLATED
+                archive.write(f, f.relative_to(folder.root).as_posix(), how)
 
-    durable.write_with(target, write, lambda temporary: _check_zip(temporary))
+    durable.write_with(target, write, _check_zip)
     return weights
 
 
@@ -93,33 +99,36 @@ def import_model(archive_path: Path, results: Path, replace: bool = False) -> Mo
                     _extract(archive, name, staged / name, digest, size, archive_path)
                 _check_model(ModelFolder(staged), manifest, archive_path)
                 _place(staged, target.root, Path(staging))
-    except zipfile.BadZipFile as e:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as e:  # what zipfile raises for flipped bytes
         raise ModelError(f"{archive_path}: no intact zip archive ({e}); get the file again") from e
     except OSError as e:
-        raise WorkspaceError(f"{archive_path}: cannot be imported ({e.strerror or e}); check the path and the free space of {results}") from e
+        why = e.strerror or e
+        raise WorkspaceError(f"{archive_path}: cannot be imported ({why}); check the path and the free space of {results}") from e
     return target
 
 
 def _read_manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
     entries = archive.infolist()
     if len(entries) > MOST_ENTRIES or sum(e.file_size for e in entries) > LARGEST_ARCHIVE:
-        raise ModelError(f"{source}: {len(entries)} entries of {sum(e.file_size for e in entries) / 2**30:.1f} GB are too much for a model; this is not an exported model")
+        gb = sum(e.file_size for e in entries) / 2**30
+        raise ModelError(f"{source}: holds {len(entries)} files of {gb:.1f} GB, too much for a model; this is not an exported model")
     names = [e.filename for e in entries]
     if len(set(names)) != len(names):
         raise ModelError(f"{source}: holds two files of one name; this is not an exported model")
     for e in entries:
-        path = PurePosixPath(e.filename)
-        if path.is_absolute() or ".." in path.parts or "\\" in e.filename or ":" in e.filename or (e.external_attr >> 16) & 0o170000 == 0o120000:
+        path, is_link = PurePosixPath(e.filename), stat.S_ISLNK(e.external_attr >> 16)
+        if path.is_absolute() or ".." in path.parts or set("\\:") & set(e.filename) or is_link:
             raise ModelError(f"{source}: entry '{e.filename}' leads out of the model's folder; do not trust this file")
-    if "manifest.json" not in names:
-        raise ModelError(f"{source}: has no manifest.json; this is not an exported model")
+    if "manifest.json" not in names or archive.getinfo("manifest.json").file_size > LARGEST_MANIFEST:
+        raise ModelError(f"{source}: has no manifest.json, or a huge one; this is not an exported model")
     try:
         value = json.loads(archive.read("manifest.json"))
     except (ValueError, RecursionError) as e:
         raise ModelError(f"{source}: its manifest.json is no JSON ({e}); get the file again") from e
     manifest = records.from_json(Manifest, value, f"{source}, manifest.json")
     if manifest.version != MANIFEST_VERSION:
-        raise ModelError(f"{source}: manifest version {manifest.version} and this program's {MANIFEST_VERSION} differ; export it with this version")
+        versions = f"manifest version {manifest.version} and this program's {MANIFEST_VERSION} differ"
+        raise ModelError(f"{source}: {versions}; export it with this version")
     if any(not p or p in (".", "..") or set(p) & set("/\\:") for p in (manifest.dataset, manifest.plan)):
         raise ModelError(f"{source}: '{manifest.dataset}/{manifest.plan}' is no folder name; do not trust this file")
     if set(names) != {"manifest.json", *manifest.files}:
@@ -149,13 +158,15 @@ def _check_model(folder: ModelFolder, manifest: Manifest, source: Path) -> None:
         raise ModelError(f"{source}: has no plan.json; this is not an exported model")
     plan = read_plan(folder.plan)
     if (plan.dataset, plan.name) != (manifest.dataset, manifest.plan):
-        raise ModelError(f"{source}: its plan is {plan.dataset}/{plan.name}, its manifest says {manifest.dataset}/{manifest.plan}; do not trust this file")
+        says = f"its plan is {plan.dataset}/{plan.name}, its manifest says {manifest.dataset}/{manifest.plan}"
+        raise ModelError(f"{source}: {says}; do not trust this file")
     model, found = Model(folder, plan), 0
     for m in plan.members:
         for fold in model.trained_folds(m):
             network = load_network(model, m, fold, "best", torch.device("cpu"))
             if not all(torch.isfinite(v).all() for v in network.state_dict().values() if v.is_floating_point()):
-                raise ModelError(f"{source}: {m.name} fold {fold} has weights that are NaN or infinite; export it again from a sound training")
+                member = f"{m.name} fold {fold}"
+                raise ModelError(f"{source}: {member} has weights that are NaN or infinite; export it again from a sound training")
             found += 1
     if not found:
         raise ModelError(f"{source}: holds no trained network; this is not an exported model")
@@ -168,6 +179,11 @@ def _place(staged: Path, target: Path, staging: Path) -> None:
     aside = staging / "replaced"
     if target.exists():
         os.rename(target, aside)
-    os.rename(staged, target)
+    try:
+        os.rename(staged, target)
+    except OSError:
+        if aside.exists():
+            os.rename(aside, target)
+        raise
     durable.sync_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)

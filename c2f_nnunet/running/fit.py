@@ -21,7 +21,7 @@ from ..io.images import read_image, read_label
 from ..preparing.prepare import PreparedVolume
 from ..workspace import StoreFolder
 from .members import stored_of
-from .model import Model, build_cascade
+from .model import Model, build_cascade, held_out_case
 
 log = logging.getLogger(__name__)
 OnCase = Callable[[str], None]
@@ -45,23 +45,26 @@ def merge_is_due(model: Model, which: str = "best") -> bool:
     return bool(folds) and model.fusion.merge_inputs != model.inputs_hash(model.plan.members, folds, which)
 
 
-def fit_fusion(model: Model, store: StoreFolder, device: torch.device, which: str = "best", on_case: OnCase = lambda case: None) -> FusionFile:
+def fit_fusion(
+    model: Model, store: StoreFolder, device: torch.device, which: str = "best", on_case: OnCase = lambda case: None
+) -> FusionFile:
     """Fit the views' weights on every complete fold's held-out cases and write fusion.json.
 
     The logits are kept in temporary files, so that memory holds one case at a time however many there are.
     """
-    folds = complete_folds(model, model.plan.coarse.members, which)
+    members = model.plan.coarse.members
+    folds = complete_folds(model, members, which)
     splits, organs = model.splits(), model.plan.labels.organs
-    views = tuple(m.name for m in model.plan.coarse.members)
     with tempfile.TemporaryDirectory(prefix=".fit-", dir=model.folder.root) as folder:
         saved: list[Callable[[], FitCase]] = []
         for fold in folds:
             cascade, _ = build_cascade(model, (fold,), which, device, stage="coarse")
-            for volume in stored_of(store, model.plan.coarse.members[0], splits[fold].val):
+            for volume in stored_of(store, members[0], splits[fold].val):
                 saved.append(_save_views(cascade, volume, Path(folder)))
                 on_case(volume.record.case)
-        weights = fit(lambda: (load() for load in saved), organs, views)
-    done = replace(model.fusion, version=FUSION_VERSION, coarse=weights, folds=folds, coarse_inputs=model.inputs_hash(model.plan.coarse.members, folds, which))
+        weights = fit(lambda: (load() for load in saved), organs, tuple(m.name for m in members))
+    inputs = model.inputs_hash(members, folds, which)
+    done = replace(model.fusion, version=FUSION_VERSION, coarse=weights, folds=folds, coarse_inputs=inputs)
     records.write(model.folder.fusion, done)
     return done
 
@@ -77,7 +80,9 @@ def _save_views(cascade: Cascade, volume: StoredVolume, folder: Path) -> Callabl
     return lambda: FitCase(record.case, np.load(path, mmap_mode="r", allow_pickle=False), volume.labels[:], known)
 
 
-def fit_merge(model: Model, cases: dict[str, Case], device: torch.device, which: str = "best", on_case: OnCase = lambda case: None) -> FusionFile:
+def fit_merge(
+    model: Model, cases: dict[str, Case], device: torch.device, which: str = "best", on_case: OnCase = lambda case: None
+) -> FusionFile:
     """Fit each organ's say of the fine and the coarse stage, and whether cleaning up helps, on held-out cases; write fusion.json."""
     folds, splits, organs = complete_folds(model, model.plan.members, which), model.splits(), model.plan.labels.organs
     with tempfile.TemporaryDirectory(prefix=".fit-", dir=model.folder.root) as folder:
@@ -85,18 +90,17 @@ def fit_merge(model: Model, cases: dict[str, Case], device: torch.device, which:
         for fold in folds:
             cascade, _ = build_cascade(model, (fold,), which, device)
             for case in splits[fold].val:
-                for organ, load in _save_maps(cascade, cases[case], Path(folder)):
+                for organ, load in _save_maps(cascade, held_out_case(cases, case), Path(folder)):
                     saved[organ].append(load)
                 on_case(case)
         fitted = {o: _fit_organ(o, saved[o]) for o in organs}
         clean = tuple(o for o in organs if saved[o] and _cleaning_helps(o, saved[o], fitted[o]))
     first = [fitted[o] for o in organs]
     ids = tuple(sorted({i for w in first for i in w.fitted_on}))
-    weights = FusionWeights(
-        organs, MERGE_SOURCES, tuple(tuple(w.weights[s][0] for w in first) for s in range(len(MERGE_SOURCES))), tuple(w.bias[0] for w in first),
-        ids, tuple(s for w in first for s in w.scores),
-    )  # fmt: skip
-    done = replace(model.fusion, merge=weights, clean=clean, folds=folds, merge_inputs=model.inputs_hash(model.plan.members, folds, which))
+    table = tuple(tuple(w.weights[s][0] for w in first) for s in range(len(MERGE_SOURCES)))
+    weights = FusionWeights(organs, MERGE_SOURCES, table, tuple(w.bias[0] for w in first), ids, tuple(s for w in first for s in w.scores))
+    inputs = model.inputs_hash(model.plan.members, folds, which)
+    done = replace(model.fusion, merge=weights, clean=clean, folds=folds, merge_inputs=inputs)
     records.write(model.folder.fusion, done)
     return done
 
@@ -139,5 +143,3 @@ def _cleaning_helps(organ: str, saved: list[Callable[[], FitCase]], weights: Fus
 
 def _dice(truth: np.ndarray, mask: np.ndarray) -> float:
     return dsc(int(truth.sum()), int(mask.sum()), int((truth & mask).sum())) or 0.0
-
-

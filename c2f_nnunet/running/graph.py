@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Literal
 
 from ..errors import TrainingError
@@ -47,7 +47,7 @@ def folds_of(text: str, available: int) -> tuple[int, ...]:
     """FOLD: a number of an existing fold, or 'all'."""
     if text == "all":
         return tuple(range(available))
-    if not text.isdigit() or int(text) >= available:
+    if not text.isdecimal() or int(text) >= available:
         raise TrainingError(f"fold '{text}': there are folds 0 to {available - 1}; give one of them or 'all'")
     return (int(text),)
 
@@ -72,20 +72,23 @@ class Job:
 def next_job(folder: ModelFolder, task: Task, options: TrainOptions, seconds: float | None, is_group: bool) -> Job | None:
     """How to start a member's training, or None where it is finished.
 
-    An unfinished one goes on with the settings that it was started with: in a group always, alone only with --c.
+    An unfinished one goes on with the settings that it was started with (but for the device and the number of workers,
+    which change nothing that is computed): in a group always, alone only with --c.
     """
     run = folder.run(task.member.name, task.fold)
     if is_finished(run):
         log.info("%s: finished, skipped", run.root)
         return None
+    fresh = settings_for(task.member, options, seconds)
     started = checkpoint.exists(run.checkpoint("latest"))
     if not is_group and started and not options.resume:
         raise TrainingError(f"{run.root}: an unfinished training is there; go on with --c, or move the folder away to start again")
     if not is_group and options.resume and not started:
         raise TrainingError(f"{run.root}: no checkpoint to continue from; leave --c out to start this training")
     if started and run.settings.exists():
-        return Job(task, records.read(TrainSettings, run.settings), True)
-    return Job(task, settings_for(task.member, options, seconds), False)
+        recorded = records.read(TrainSettings, run.settings)
+        return Job(task, replace(recorded, device=options.device, workers=fresh.workers), True)
+    return Job(task, fresh, False)
 
 
 class TimeBudget:

@@ -21,7 +21,7 @@ from ..planning.plan import MemberPlan, Plan
 from ..preparing.prepare import jitter_voxels
 from ..training import checkpoint
 from ..training.sampler import CachedVolumes, CropSource, SliceSource
-from ..training.train import Progress, TrainSettings, train
+from ..training.train import Progress, TrainSettings, Validate, train
 from ..workspace import RunFolder, StoreFolder, lock, machine_memory_gb
 from .model import Model
 from .preprocess import require_prepared
@@ -66,10 +66,12 @@ def is_finished(run: RunFolder) -> bool:
 
 def run_member(
     model: Model, store: StoreFolder, member: MemberPlan, fold: int, split: Split, settings: TrainSettings, device: torch.device,
-    resume: bool, rank: int = 0, on_epoch: Callable[[list[dict]], None] = lambda rows: None, should_stop: Callable[[], bool] = lambda: False,
+    resume: bool, rank: int = 0, on_epoch: Callable[[list[dict]], None] = lambda rows: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:  # fmt: skip
     """Train one member on one fold, in its run folder, which is locked meanwhile (process 0 holds the lock)."""
     run = model.folder.run(member.name, fold)
+    require_prepared(store, member, model.plan, split.train + split.val, f"c2f_plan_and_preprocess -d {model.plan.dataset}")
     if rank:
         return _train(model.plan, store, member, split, settings, device, run, resume, rank, on_epoch, should_stop)
     with lock(run.root, f"training of {member.name} fold {fold}"):
@@ -81,10 +83,14 @@ def run_member(
         return _train(model.plan, store, member, split, settings, device, run, resume, rank, on_epoch, should_stop)
 
 
-def _train(plan: Plan, store: StoreFolder, member, split: Split, settings, device, run: RunFolder, resume, rank, on_epoch, should_stop) -> Progress:
-    require_prepared(store, member, plan, split.train + split.val, f"c2f_plan_and_preprocess -d {plan.dataset}")
-    volumes = Store(store.volumes(member.volumes))
-    training, held_out = volumes.of_cases(split.train), volumes.of_cases(split.val)
+def _train(
+    plan: Plan, store: StoreFolder, member: MemberPlan, split: Split, settings: TrainSettings, device, run: RunFolder, resume, rank,
+    on_epoch, should_stop,
+) -> Progress:  # fmt: skip
+    training = Store(store.volumes(member.volumes)).of_cases(split.train)
+    held_out = stored_of(store, member, split.val)
+    if not held_out:
+        log.warning("%s: no held-out case has %s; the newest weights count as the best", run.root, " or ".join(member.organs))
     for volume in training + held_out:
         volume.verify()
     cached = CachedVolumes(training, CACHE_SHARE * machine_memory_gb())
@@ -99,7 +105,7 @@ def _train(plan: Plan, store: StoreFolder, member, split: Split, settings, devic
     return train(member, settings, source, run, validate, device, resume, rank, after_epoch, should_stop)
 
 
-def validation(plan: Plan, member: MemberPlan, held_out: CachedVolumes, device: torch.device) -> Callable[[nn.Module], dict[str, float | None]]:
+def validation(plan: Plan, member: MemberPlan, held_out: CachedVolumes, device: torch.device) -> Validate:
     """validate(network) → mean held-out Dice per organ, on the member's own grid; None where no held-out case has the organ."""
 
     def counts_of(network: nn.Module, index: int) -> dict[str, float | None]:
@@ -133,5 +139,6 @@ def dice_by_organ(truth: np.ndarray, prediction: np.ndarray, channel: dict[str, 
 
 
 def stored_of(store: StoreFolder, member: MemberPlan, cases) -> tuple[StoredVolume, ...]:
-    """The stored volumes of these cases that a member is trained from."""
-    return Store(store.volumes(member.volumes)).of_cases(cases)
+    """A member's stored volumes of these cases; none where no case has its organs."""
+    wanted = set(cases)
+    return tuple(v for v in Store(store.volumes(member.volumes)).read() if v.record.case in wanted)

@@ -4,12 +4,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from typing import Mapping
 
 import torch
 from torch import nn
 
+from ..data.dataset import Case
 from ..data.splits import Split, make_splits, read_splits, write_splits
-from ..errors import ModelError
+from ..errors import DatasetError, ModelError
 from ..inference.cascade import Cascade
 from ..inference.fusion import FUSION_VERSION, FusionFile, read_fusion
 from ..io import records
@@ -73,6 +75,13 @@ def patients_of(folder: ModelFolder) -> dict[str, str]:
     return {k: str(v) for k, v in (records.read_json(folder.dataset_json).get("patients") or {}).items()}
 
 
+def held_out_case(cases: Mapping[str, Case], case_id: str) -> Case:
+    """A case of the splits among the raw data set's; DatasetError where it is not there any more."""
+    if case_id not in cases:
+        raise DatasetError(f"{case_id}: is in splits_final.json but not in the raw data set; put its files back, or plan again without it")
+    return cases[case_id]
+
+
 def load_network(model: Model, member: MemberPlan, fold: int, which: str, device: torch.device) -> nn.Module:
     """One trained network in eval mode."""
     path = model.folder.run(member.name, fold).checkpoint(which)
@@ -99,8 +108,11 @@ def build_cascade(
         if use:
             found[m.name] = use
         if folds and set(folds) - set(use):
-            missing = ", ".join(map(str, sorted(set(folds) - set(use))))
-            raise ModelError(f"{model.folder.root / m.name}: fold {missing} is not trained (trained: {', '.join(map(str, have)) or 'none'}); run c2f_train {m.name} {missing.split(',')[0]} or leave -f out")
+            missing, trained = sorted(set(folds) - set(use)), ", ".join(map(str, have)) or "none"
+            raise ModelError(
+                f"{model.folder.root / m.name}: fold {', '.join(map(str, missing))} is not trained (trained: {trained}); "
+                f"run c2f_train {m.name} {missing[0]} or leave -f out"
+            )
     if not any(m.name in found for m in model.plan.coarse.members):
         raise ModelError(f"{model.folder.root}: no trained coarse member there; run c2f_train all all first")
     if missing := [m.name for m in members if m.name not in found]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from pathlib import Path
 from typing import Callable
 
 import torch
@@ -14,7 +15,7 @@ from ..errors import DatasetError, PlanError
 from ..io import durable, records
 from ..planning.budget import Budget
 from ..planning.plan import Plan, read_plan
-from ..planning.planner import choose_plan
+from ..planning.planner import REFERENCE_PLANS, choose_plan
 from ..workspace import ModelFolder, StoreFolder, machine_memory_gb
 
 log = logging.getLogger(__name__)
@@ -28,13 +29,20 @@ def fingerprint(dataset: Dataset, processes: int, on_case: Callable[[str], None]
 
 
 def budget(target_gb: float | None) -> Budget:
-    """--gpu_memory_target, or what this machine suggests: nnU-Net's 8 GB with an accelerator, else a quarter of the memory, at most 8 GB."""
+    """--gpu_memory_target, or what this machine suggests: nnU-Net's 8 GB with an accelerator, else a quarter of the memory, at most 8."""
     if target_gb:
         return Budget(target_gb, True, "given by --gpu_memory_target")
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return Budget(GPU_TARGET_GB, True, "an accelerator is there: nnU-Net's default")
     memory = machine_memory_gb()
-    return Budget(round(min(GPU_TARGET_GB, CPU_SHARE * memory), 2), False, f"no accelerator: a quarter of this machine's {memory:.0f} GB, at most {GPU_TARGET_GB:.0f} GB")
+    why = f"no accelerator: a quarter of this machine's {memory:.0f} GB, at most {GPU_TARGET_GB:.0f} GB"
+    return Budget(round(min(GPU_TARGET_GB, CPU_SHARE * memory), 2), False, why)
+
+
+def require_plan(wanted: str) -> None:
+    """PlanError where -pl names neither a known plan nor a file: said before the data set is measured for minutes."""
+    if wanted not in REFERENCE_PLANS and not Path(wanted).is_file():
+        raise PlanError(f"-pl {wanted}: neither a known plan ({', '.join(REFERENCE_PLANS)}) nor a file; check the name")
 
 
 def choose(wanted: str, dataset: Dataset, found: Fingerprint, target_gb: float | None, spacing_mm) -> Plan:
@@ -42,15 +50,18 @@ def choose(wanted: str, dataset: Dataset, found: Fingerprint, target_gb: float |
     return choose_plan(wanted, found, budget(target_gb), spacing_mm, dataset.file_ending)
 
 
-def write(folder: ModelFolder, plan: Plan, found: Fingerprint, dataset: Dataset, preprocessed) -> None:
+def write(folder: ModelFolder, plan: Plan, found: Fingerprint, dataset: Dataset, preprocessed: Path) -> None:
     """plan.json, fingerprint.json, dataset.json and splits_final.json of the model folder.
 
     PlanError where members were trained there with a different plan: they would no longer fit. A splits_final.json that a
     user put into the preprocessed data set's folder (as with nnU-Net) is taken over.
     """
     trained = sorted({p.parent.parent.name for p in folder.root.glob("*/fold_*/checkpoint_*.json")})
-    if trained and folder.plan.exists() and records.plain(read_plan(folder.plan)) != records.plain(plan):
-        raise PlanError(f"{folder.plan}: {', '.join(trained)} were trained with another plan than the one derived now; move {folder.root} away, or give -pl {folder.plan} to keep that plan")
+    if trained and folder.plan.exists() and _without_rules(records.plain(read_plan(folder.plan))) != _without_rules(records.plain(plan)):
+        raise PlanError(
+            f"{folder.plan}: {', '.join(trained)} were trained with another plan than the one derived now; "
+            f"move {folder.root} away, or give -pl {folder.plan} to keep that plan"
+        )
     records.write(folder.fingerprint, found)
     durable.write_bytes(folder.dataset_json, (dataset.root / "dataset.json").read_bytes())
     cases = tuple(c.id for c in dataset.training)
@@ -63,6 +74,13 @@ def write(folder: ModelFolder, plan: Plan, found: Fingerprint, dataset: Dataset,
         except DatasetError as e:
             log.warning("%s", e)
     records.write(folder.plan, plan)
+
+
+def _without_rules(value):
+    """A plan's numbers alone: another wording of a rule changes no network."""
+    if isinstance(value, dict):
+        return {k: _without_rules(v) for k, v in value.items() if k != "rules"}
+    return [_without_rules(v) for v in value] if isinstance(value, list) else value
 
 
 def clean(store: StoreFolder) -> None:

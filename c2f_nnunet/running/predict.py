@@ -7,17 +7,17 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import numpy as np
 
 from ..data.dataset import Case
-from ..errors import C2FError, ImageError
+from ..errors import C2FError
 from ..geometry import from_canonical
-from ..inference.cascade import Cascade, OrganReport, coarse_maps, combined, merge, run_coarse, run_fine
-from ..inference.fusion import probabilities
+from ..inference.cascade import Cascade, OrganMaps, OrganReport, combined, merge, run_coarse, stage_maps
+from ..inference.fusion import LIMIT, probabilities
 from ..io import durable, records
-from ..io.images import Image, read_image, write_label
+from ..io.images import IMAGE_ENDINGS, Image, read_image, write_label
 
 log = logging.getLogger(__name__)
 
@@ -51,44 +51,46 @@ def output_path(out: Path, case: Case, options: PredictOptions) -> Path:
     return out / f"{case.id}{options.file_ending}"
 
 
-def predict_cases(cascade: Cascade, cases: tuple[Case, ...], out: Path, options: PredictOptions, on_case: Callable[[Predicted], None] = lambda p: None) -> list[Predicted]:
-    """Predict every case; one that fails is named and the others are done. Results go to `out`, and to its prediction.json."""
+def predict_cases(
+    cascade: Cascade, cases: tuple[Case, ...], out: Path, options: PredictOptions, on_case: Callable[[str], None] = lambda case: None
+) -> list[Predicted]:
+    """Predict every case; one that fails is named and the others are done. CASE's label map and CASE.json go to `out`."""
     done: list[Predicted] = []
+    before_gb = peak_memory_gb()
     for case in cases:
         target = output_path(out, case, options)
-        if options.continue_prediction and is_complete(target, case):
+        if options.continue_prediction and is_complete(target, case, options):
             log.info("%s: there already, skipped", target)
-            continue
-        try:
-            done.append(predict_case(cascade, case, target, options))
-        except (ImageError, C2FError) as e:
-            log.error("%s: skipped: %s", case.id, e)
-            done.append(Predicted(case.id, (), {}, str(e)))
-        on_case(done[-1])
+        else:
+            try:
+                done.append(predict_case(cascade, case, target, options, before_gb))
+            except (C2FError, MemoryError, RuntimeError) as e:  # RuntimeError: torch, also where memory is short, and SimpleITK
+                log.error("%s: skipped: %s", case.id, e)
+                done.append(Predicted(case.id, (), {}, str(e) or type(e).__name__))
+        on_case(case.id)
     return done
 
 
-def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOptions) -> Predicted:
-    """One scan from file to file."""
+def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOptions, before_gb: float = 0.0) -> Predicted:
+    """One scan from file to file. before_gb: what the process held before its first scan, for --max_memory."""
     clock = StageClock()
     image = read_image(case.image)
-    _check_memory(cascade, image, options)
+    _check_memory(cascade, image, options, before_gb)
     clock.lap("read")
     coarse = run_coarse(cascade, image.array, image.geometry)
     clock.lap("coarse")
-    if options.stage == "coarse":
-        maps = coarse_maps(cascade.plan, coarse.logits, coarse.prepared, image.geometry)
-    else:
-        maps = run_fine(cascade, coarse, image.array, image.geometry)
+    maps = stage_maps(cascade, coarse, image.array, image.geometry, options.stage)
     keep = [] if options.save_probabilities else None
     if keep is not None:
         maps = _recorded(maps, keep)
-    result = merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located, options.clean)
+    clean = options.clean if options.stage == "fine" else frozenset()
+    result = merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located, clean)
     clock.lap(options.stage)
     write_label(target, cascade.plan.labels.to_ids(result.channels), image.source)
     if keep is not None:
         _write_probabilities(target, cascade, keep, image)
-    records.write(_note_path(target), {"case": case.id, "source_sha256": durable.sha256(case.image), "sha256": durable.sha256(target), "organs": result.reports})
+    hashes = {"source_sha256": durable.sha256(case.image), "sha256": durable.sha256(target)}
+    records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports})
     clock.lap("write")
     return Predicted(case.id, result.reports, clock.seconds)
 
@@ -96,30 +98,35 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
 def _note_path(target: Path) -> Path:
     """Beside each label map: what was found, and the hashes by which an unfinished or outdated result is told."""
     name = target.name
-    for ending in (".nii.gz", ".nii", ".nrrd", ".mha"):
+    for ending in IMAGE_ENDINGS:
         name = name.removesuffix(ending)
     return target.with_name(f"{name}.json")
 
 
-def is_complete(target: Path, case: Case) -> bool:
-    """Whether a result is whole and of this very input."""
+def is_complete(target: Path, case: Case, options: PredictOptions) -> bool:
+    """Whether a result is whole, of this very input and of the stage asked for, with the probabilities where they are wanted."""
+    if options.save_probabilities and not _note_path(target).with_suffix(".npz").exists():
+        return False
     try:
         note = records.read_json(_note_path(target))
+        if note["stage"] != options.stage:
+            return False
         return note["sha256"] == durable.sha256(target) and note["source_sha256"] == durable.sha256(case.image)
     except (C2FError, OSError, KeyError, TypeError):
         return False
 
 
-def _recorded(maps, keep: list):
+def _recorded(maps: Iterator[OrganMaps], keep: list[OrganMaps]) -> Iterator[OrganMaps]:
+    """The same maps, each also kept."""
     for m in maps:
         keep.append(m)
         yield m
 
 
-def _write_probabilities(target: Path, cascade: Cascade, maps: list, image: Image) -> None:
+def _write_probabilities(target: Path, cascade: Cascade, maps: list[OrganMaps], image: Image) -> None:
     """CASE.npz beside the label map: 'probabilities' (organs + 1, …) float16 in the file's own axis order, as nnU-Net's."""
     labels = cascade.plan.labels
-    logits = np.full((len(labels.organs), *image.geometry.shape), -12.0, np.float32)
+    logits = np.full((len(labels.organs), *image.geometry.shape), -LIMIT, np.float32)
     for m in maps:
         if all(m.box.shape):
             logits[(labels.organs.index(m.organ), *m.box.slices)] = combined(m, cascade.merge_weights)
@@ -142,17 +149,19 @@ def memory_estimate_gb(cascade: Cascade, shape: tuple[int, int, int], spacing_mm
     """
     voxels = float(np.prod(shape))
     coarse = voxels * np.prod(spacing_mm) / np.prod(cascade.plan.coarse.spacing_mm)
-    coarse = min(coarse, coarse * min(1.0, np.prod(cascade.plan.coarse.shape[1:]) / max(1.0, coarse ** (2 / 3))) + np.prod(cascade.plan.coarse.shape))
+    fitting = min(1.0, np.prod(cascade.plan.coarse.shape[1:]) / max(1.0, coarse ** (2 / 3)))  # wider bodies are cut to the plan's shape
+    coarse = min(coarse, coarse * fitting + np.prod(cascade.plan.coarse.shape))
     channels = cascade.plan.labels.channels
     return (voxels * (2 + 4 + 4 + 1 + 4) + coarse * channels * (2 + 4 + 4 + 4 + 4)) / 2**30
 
 
-def _check_memory(cascade: Cascade, image: Image, options: PredictOptions) -> None:
+def _check_memory(cascade: Cascade, image: Image, options: PredictOptions, before_gb: float) -> None:
     if options.max_memory_gb is None:
         return
-    need = memory_estimate_gb(cascade, image.geometry.shape, image.geometry.spacing_mm) + peak_memory_gb()
+    need = memory_estimate_gb(cascade, image.geometry.shape, image.geometry.spacing_mm) + before_gb
     if need > options.max_memory_gb:
-        raise C2FError(f"{image.source.path}: predicting it needs about {need:.1f} GB, more than --max_memory {options.max_memory_gb:g}; raise it, or crop the scan")
+        path, most = image.source.path, options.max_memory_gb
+        raise C2FError(f"{path}: predicting it needs about {need:.1f} GB, more than --max_memory {most:g}; raise it, or crop the scan")
 
 
 def peak_memory_gb() -> float:
@@ -172,5 +181,3 @@ class StageClock:
         now = time.monotonic()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._began
         self._began = now
-
-

@@ -8,12 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Callable
 
-import numpy as np
-
 from ..data.dataset import Case, Dataset
 from ..data.store import Store, StoredRecord
 from ..errors import DatasetError
-from ..geometry import Box, bounding_box
+from ..geometry import bounding_box
 from ..io import durable, records
 from ..io.images import read_image, read_label
 from ..io.processes import each
@@ -23,7 +21,7 @@ from ..preparing.prepare import jitter_voxels, prepare_labels, prepare_volume, t
 from ..workspace import StoreFolder
 
 log = logging.getLogger(__name__)
-CODE_VERSION = 1  # raise it when preprocessing changes what it stores: every case is then redone
+CODE_VERSION = 2  # raise it when preprocessing changes what it stores: every case is then redone
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,9 @@ class Done:
 
 
 def preprocess(
-    dataset: Dataset, plan: Plan, store: StoreFolder, members: tuple[MemberPlan, ...], processes: int, on_case: Callable[[Done], None] = lambda done: None
-) -> list[Done]:
+    dataset: Dataset, plan: Plan, store: StoreFolder, members: tuple[MemberPlan, ...], processes: int,
+    on_case: Callable[[Done], None] = lambda done: None,
+) -> list[Done]:  # fmt: skip
     """Make what is missing or outdated for these members; a killed run goes on where it was."""
     folders = sorted({m.volumes for m in members})
     for name in folders:
@@ -94,10 +93,11 @@ def _stands(store: Store, case: Case, member: MemberPlan, plan: Plan, source: st
             return False
     except OSError:
         return False
-    ids = [v for v in volume_ids(case.id, member, case.annotated or plan.labels.organs)]
+    ids = volume_ids(case.id, member, case.annotated or plan.labels.organs)
     # a fine member's organ that is absent in this case has no volume: what was written must still be there
     written = [i for i in ids if (store.folder / f"{i}.json").exists()]
-    return all((store.folder / f"{i}_{kind}.b2nd").exists() for i in written for kind in ("image", "labels")) and (member.stage == "fine" or bool(written))
+    whole = all((store.folder / f"{i}_{kind}.b2nd").exists() for i in written for kind in ("image", "labels"))
+    return whole and (member.stage == "fine" or bool(written))
 
 
 def _mark(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str) -> None:
@@ -111,8 +111,9 @@ def _record(volume_id: str, case: Case, geometry, anchor, mirrored, known, boxes
 def _make_volume(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str, image, channels, known) -> None:
     prepared = prepare_volume(image.array, image.geometry, plan.coarse)
     labels = prepare_labels(channels, image.geometry, prepared.geometry)
-    boxes = {organ: box for i, organ in enumerate(plan.labels.organs, 1) if (box := _label_box(labels, i)) is not None}
-    store.write(_record(case.id, case, prepared.geometry, prepared.anchor_index, False, known, boxes, source, plan_part(plan, member)), prepared.hu, labels)
+    boxes = {organ: box for i, organ in enumerate(plan.labels.organs, 1) if (box := bounding_box(labels == i))}
+    record = _record(case.id, case, prepared.geometry, prepared.anchor_index, False, known, boxes, source, plan_part(plan, member))
+    store.write(record, prepared.hu, labels)
     _mark(store, case, member, plan, source)
 
 
@@ -128,12 +129,9 @@ def _make_crops(store: Store, case: Case, member: MemberPlan, plan: Plan, source
         anchor = tuple((n - 1) / 2 for n in grid.shape)
         box = bounding_box(labels)
         boxes = {organ: box} if box else {}
-        store.write(_record(volume_id, case, grid, anchor, is_mirrored(organ, member), (organ,), boxes, source, plan_part(plan, member)), hu, labels)
+        record = _record(volume_id, case, grid, anchor, is_mirrored(organ, member), (organ,), boxes, source, plan_part(plan, member))
+        store.write(record, hu, labels)
     _mark(store, case, member, plan, source)
-
-
-def _label_box(labels: np.ndarray, channel: int) -> Box | None:
-    return bounding_box(labels == channel)
 
 
 def _remove_foreign(dataset: Dataset, plan: Plan, store: StoreFolder, members: tuple[MemberPlan, ...]) -> None:

@@ -6,6 +6,7 @@ and DDP's processes take consecutive parts of one larger batch.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from dataclasses import dataclass, field
@@ -76,9 +77,11 @@ class SliceSource:
         self.windows = [training_window(v.record.geometry.shape, member.shape) for v in cached.volumes]
         self.by_organ = [places for organ in labels.organs if (places := self._places(organ))]
         if not self.by_organ:
-            raise DatasetError(f"{cached.volumes[0].folder}: no training case of {member.name} has a labelled organ; check the labels")
+            where = cached.volumes[0].folder
+            raise DatasetError(f"{where}: no training case of {member.name} has a labelled organ; check the labels")
         self.transforms = make_transforms(
-            member.training.augmentation, plane_shape(member.shape, member.axis), tuple(member.spacing_mm[a] for a in IN_PLANE[member.axis]),
+            member.training.augmentation, plane_shape(member.shape, member.axis),
+            tuple(member.spacing_mm[a] for a in IN_PLANE[member.axis]),
             intensity_channels=intensity_channels(member), mirror_axis=left_right_axis(member.axis),
             mirrored_channel=labels.mirrored_channel if labels.is_symmetric else (),
             odd_channels=odd_channels(member), mirrored_input=mirrored_input(member),
@@ -151,9 +154,15 @@ class Batches(SlimDataLoaderBase):
         self.made = 0
 
     def set_thread_id(self, thread_id: int) -> None:
-        """Called first in each worker process, which is forked: OpenMP's threads did not come along, so torch must not wait for them."""
+        """Called first in each worker process, which is forked.
+
+        OpenMP's threads did not come along, so torch must not wait for them. The training's signal handlers did: a worker
+        leaves Ctrl-C to its parent, which still needs batches until its checkpoint, but can itself be ended.
+        """
         super().set_thread_id(thread_id)
         torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def generate_train_batch(self) -> dict:
@@ -171,7 +180,8 @@ class Batches(SlimDataLoaderBase):
                 image, target, known = self.source.read(draw)
             except (OSError, RuntimeError, ValueError) as e:
                 case = self.source.cached.volumes[draw.volume]
-                raise TrainingError(f"{case.folder / case.record.id}: stored volume cannot be read ({e}); run c2f_plan_and_preprocess again") from e
+                where = case.folder / case.record.id
+                raise TrainingError(f"{where}: stored volume cannot be read ({e}); run c2f_plan_and_preprocess again") from e
             with seeded(self.seed, step, i):
                 image, target, known = self.source.transforms(
                     torch.from_numpy(image), torch.from_numpy(target[None].astype(np.int16)), torch.from_numpy(known)
@@ -197,5 +207,7 @@ def stream(batches: Batches, workers: int) -> Iterator[dict]:
     augmenter = MultiThreadedAugmenter(batches, None, workers, num_cached_per_queue=2, seeds=list(range(workers)))
     try:
         yield from augmenter
+    except RuntimeError as e:  # of the augmenter, where a worker ended; what ended it stands on the screen above
+        raise TrainingError(f"an augmentation process ended ({e}); free memory, or see the message above it, or give -np 0") from e
     finally:
         augmenter._finish()

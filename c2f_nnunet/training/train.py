@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from pathlib import Path
 from typing import Callable
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..errors import TrainingError
+from ..errors import ModelError, TrainingError
+from ..io import durable, records
 from ..io.records import record
 from ..network.precision import autocast, place
 from ..network.unet import build_network
@@ -73,12 +75,14 @@ Validate = Callable[[nn.Module], dict[str, float | None]]
 
 def train(
     member: MemberPlan, settings: TrainSettings, source, run: RunFolder, validate: Validate, device: torch.device,
-    resume: bool = False, rank: int = 0, on_epoch: Callable[[list[dict]], None] = lambda rows: None, should_stop: Callable[[], bool] = lambda: False,
+    resume: bool = False, rank: int = 0, on_epoch: Callable[[list[dict]], None] = lambda rows: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:  # fmt: skip
     """Train a member to its budget's end, keeping the best by held-out Dice; returns the final progress.
 
-    source draws samples (see sampler); validate(network) gives each organ's held-out Dice, None where undefined.
-    Raises Interrupted after a checkpoint where should_stop() says so.
+    source draws samples (see sampler); validate(network) gives each organ's held-out Dice, None where undefined. Where it
+    is undefined for every organ, the newest weights count as the best. Raises Interrupted after a checkpoint where
+    should_stop() says so: between steps, or after the epoch's end, so that a resumed training has the same epochs.
     """
     plan = settings.training
     torch.manual_seed(settings.seed)
@@ -98,43 +102,53 @@ def train(
     batches = Batches(source, plan.batch_size, settings.seed, progress.step, settings.workers, rank, settings.world)
     clock, saved_at, save_cost = Clock(progress.elapsed_s), time.monotonic(), 0.0
 
+    def spent() -> float:  # the last validation's time is kept for the final one
+        return clock.elapsed + progress.validation_s
+
     with closing(stream(batches, settings.workers)) as batch_stream:
         for epoch in count(progress.epoch):
-            if progress.done or budget.finished(progress.step, clock.elapsed + progress.validation_s):
+            if progress.done or _agreed(float(budget.finished(progress.step, spent())), settings.world, device):
                 break
             network.train()
-            losses, waited, began = [], 0.0, time.monotonic()
-            for batch in _timed(islice(batch_stream, plan.steps_per_epoch)):
+            losses, waited, began, stopping = [], 0.0, time.monotonic(), False
+            # a training that was stopped inside an epoch goes on with what is left of it
+            for batch in _timed(islice(batch_stream, plan.steps_per_epoch - progress.step % plan.steps_per_epoch)):
                 waited += batch.waited_s
-                used = _agreed(budget.progress(progress.step, clock.elapsed + progress.validation_s), settings.world, device)
+                used = _agreed(budget.progress(progress.step, spent()), settings.world, device)
                 rate = learning_rate(plan.learning_rate, plan.schedule, used, progress.step, plan.warmup_steps)
                 losses.append(_step(parallel, optimiser, loss_of, batch.content, rate, plan.clip_norm, device))
                 progress.step += 1
                 _update_average(average, network, plan.ema_decay, progress.step)
-                if _agreed(float(should_stop()), settings.world, device):
+                stopping = bool(_agreed(float(should_stop()), settings.world, device))
+                if stopping and progress.step % plan.steps_per_epoch:
                     _save(run, "latest", network, average, optimiser, replace(progress, elapsed_s=clock.elapsed), rows, rank)
                     raise Interrupted
                 if used >= 1.0:
                     break
             progress.epoch = epoch + 1
-            last = budget.finished(progress.step, clock.elapsed + progress.validation_s) or used >= 1.0
-            row = {"epoch": epoch, "step": progress.step, "train_loss": float(np.mean(losses)), "lr": rate, "seconds": time.monotonic() - began, "waited_s": waited}
+            last = bool(_agreed(float(used >= 1.0 or budget.finished(progress.step, spent())), settings.world, device))
+            row = {"epoch": epoch, "step": progress.step, "train_loss": float(np.mean(losses)), "lr": rate}
+            row |= {"seconds": time.monotonic() - began, "waited_s": waited}
             if not np.isfinite(row["train_loss"]):
                 raise TrainingError(f"{run.root}: the loss became {row['train_loss']} in epoch {epoch}; lower the learning rate with --lr")
             if last or progress.epoch % plan.validate_every == 0:
-                row |= _validated(validate, average, progress, rank)
-                if row["val_dsc"] > progress.best:
+                row |= _validated(validate, average, progress, rank, last)
+                if row["val_dsc"] >= progress.best:
                     progress.best = row["val_dsc"]
                     _save_weights(run, "best", average, progress, rank)
-            progress.elapsed_s, progress.done = clock.elapsed, bool(_agreed(float(last), settings.world, device))
+            # validating may itself have used up the time
+            progress.done = bool(_agreed(float(last or budget.finished(progress.step, spent())), settings.world, device))
+            progress.elapsed_s = clock.elapsed
             rows.append(row)
             due = time.monotonic() - saved_at
-            if progress.done or due > CHECKPOINT_EVERY_S or save_cost < CHECKPOINT_SHARE * due:
+            if progress.done or stopping or due > CHECKPOINT_EVERY_S or save_cost < CHECKPOINT_SHARE * due:
                 save_began = time.monotonic()
                 _save(run, "latest", network, average, optimiser, progress, rows, rank)
                 saved_at, save_cost = time.monotonic(), time.monotonic() - save_began
             if rank == 0:
                 on_epoch(rows)
+            if stopping and not progress.done:
+                raise Interrupted
     _save_weights(run, "final", average, progress, rank)
     return progress
 
@@ -199,7 +213,7 @@ def _agreed(value: float, world: int, device: torch.device) -> float:
     return float(shared)
 
 
-def _validated(validate: Validate, average: nn.Module, progress: Progress, rank: int) -> dict:
+def _validated(validate: Validate, average: nn.Module, progress: Progress, rank: int, last: bool) -> dict:
     """Held-out Dice per organ and their mean; warns of an organ that the network never finds."""
     if rank:
         return {"val_dsc": -1.0}
@@ -209,8 +223,11 @@ def _validated(validate: Validate, average: nn.Module, progress: Progress, rank:
     progress.validation_s = time.monotonic() - began
     defined = [v for v in by_organ.values() if v is not None]
     for organ, value in by_organ.items():
-        if value == 0.0 and progress.epoch > 5:
-            log.warning("epoch %d: held-out Dice of %s is 0: this class has died or has not started; see documentation/troubleshooting.md", progress.epoch, organ)
+        if value == 0.0 and (last or progress.epoch > 5):
+            log.warning(
+                "epoch %d: held-out Dice of %s is 0: this class has died or has not started; see documentation/troubleshooting.md",
+                progress.epoch, organ,
+            )  # fmt: skip
     return {"val_dsc": float(np.mean(defined)) if defined else 0.0, "val_by_organ": by_organ, "validation_s": progress.validation_s}
 
 
@@ -220,21 +237,19 @@ def _save(run: RunFolder, which: str, network, average, optimiser, progress: Pro
         return
     tensors, state = checkpoint.optimiser_state(optimiser)
     random_tensors, random_state = checkpoint.random_state()
-    tensors |= random_tensors | {f"network.{k}": v for k, v in network.state_dict().items()} | {f"average.{k}": v for k, v in average.state_dict().items()}
+    tensors |= random_tensors | _named("network.", network) | _named("average.", average)
     checkpoint.save(run.checkpoint(which), tensors, {"progress": vars(progress), "optimiser": state, "random": random_state, "rows": rows})
-    _write_log(run, rows)
-
-
-def _write_log(run: RunFolder, rows: list[dict]) -> None:
-    from ..io import durable, records
-
     durable.write_text(run.log, "".join(json.dumps(records.plain(row)) + "\n" for row in rows))
 
 
 def _save_weights(run: RunFolder, which: str, average: nn.Module, progress: Progress, rank: int) -> None:
     """The averaged weights alone: what prediction reads."""
     if rank == 0:
-        checkpoint.save(run.checkpoint(which), {f"average.{k}": v for k, v in average.state_dict().items()}, {"progress": vars(progress)})
+        checkpoint.save(run.checkpoint(which), _named("average.", average), {"progress": vars(progress)})
+
+
+def _named(prefix: str, network: nn.Module) -> dict[str, Tensor]:
+    return {prefix + k: v for k, v in network.state_dict().items()}
 
 
 def _resume(run: RunFolder, network, average, optimiser) -> tuple[Progress, list[dict]]:
@@ -251,17 +266,26 @@ def _resume(run: RunFolder, network, average, optimiser) -> tuple[Progress, list
 def restore_weights(network: nn.Module, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
     """Load the tensors with this prefix; TrainingError where they do not fit the network."""
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    wrong = [k for k, v in network.state_dict().items() if k not in own or own[k].shape != v.shape]
-    if wrong:
-        raise TrainingError(f"{where}: the weights do not fit the plan's network ({len(wrong)} tensors differ, first {wrong[0]}); train it again or use the plan that it was trained with")
+    expected = network.state_dict()
+    if wrong := sorted(k for k in expected.keys() | own.keys() if k not in own or k not in expected or own[k].shape != expected[k].shape):
+        raise TrainingError(
+            f"{where}: the weights do not fit the plan's network ({len(wrong)} tensors differ, first {wrong[0]}); "
+            "train it again or use the plan that it was trained with"
+        )
     network.load_state_dict(own)
 
 
-def load_weights(network: nn.Module, path_without_ending: str) -> None:
-    """Start from another training's averaged weights (-pretrained_weights)."""
-    from pathlib import Path
+def weights_path(pretrained: str) -> Path:
+    """The checkpoint that -pretrained_weights names, with or without .json; ModelError where there is none."""
+    path = Path(pretrained.removesuffix(".json"))
+    if not checkpoint.exists(path):
+        raise ModelError(f"-pretrained_weights {pretrained}: no checkpoint there; give a checkpoint_best.json")
+    return path
 
-    path = Path(path_without_ending.removesuffix(".json"))
+
+def load_weights(network: nn.Module, pretrained: str) -> None:
+    """Start from another training's averaged weights (-pretrained_weights)."""
+    path = weights_path(pretrained)
     tensors, _, warning = checkpoint.load(path)
     if warning:
         log.warning("%s", warning)

@@ -1,0 +1,106 @@
+"""What all commands share: exact options, examples in --help, exit codes, and silence of the libraries."""
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from c2f_nnunet.cli import crossval, evaluate, export_model, import_model, plan_and_preprocess, predict, train
+from c2f_nnunet.cli.common import StopRequest, entry, new_parser
+from c2f_nnunet.errors import C2FError, SomeCasesFailed
+
+COMMANDS = [plan_and_preprocess, train, predict, evaluate, crossval, export_model, import_model]
+
+
+@pytest.fixture
+def signals():
+    """Gives the signals' handlers back after a test."""
+    kept = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["--help"])
+    shown = capsys.readouterr().out
+    name = f"c2f_{command.__name__.rsplit('.', 1)[1]}"
+    assert end.value.code == 0 and shown.startswith(f"usage: {name} ") and f"example:\n  {name} " in shown
+
+
+@pytest.mark.parametrize("command, args", [
+    (train, ["all", "0", "--nonsense"]),
+    (train, ["all", "0", "-num", "2"]),  # argparse would take it for -num_gpus
+    (train, ["all", "0", "-dev", "cpu"]),
+    (train, ["all", "0", "-d15"]),
+    (train, ["all", "0", "--min", "3"]),
+    (train, ["all", "0", "-np", "-1"]),
+    (train, ["all", "0", "--minutes", "0"]),
+    (train, ["all", "0", "--lr", "nan"]),
+    (train, ["all", "0", "--batch_size", "2.5"]),
+    (train, ["all"]),
+    (predict, ["-i", "x"]),
+    (predict, ["-i", "x", "-o", "y", "-num", "2"]),
+    (predict, ["-i", "x", "-o", "y", "-part_id", "-1"]),
+    (predict, ["-i", "x", "-o", "y", "-f", "one"]),
+    (predict, ["-i", "x", "-o", "y", "--stage", "both"]),
+    (predict, ["-i", "x", "-o", "y", "-chk", "latest"]),
+    (predict, ["-i", "x", "-o", "y", "-device", "tpu"]),
+    (evaluate, ["a", "b", "-dj", "dataset.json"]),
+    (crossval, ["--compare", "name"]),
+    (crossval, ["--compare", "name=/nowhere"]),
+    (crossval, ["stray"]),
+    (plan_and_preprocess, ["--overwrite_target_spacing", "1", "1"]),
+    (plan_and_preprocess, ["--gpu_memory_target", "-3"]),
+    (export_model, []),
+    (import_model, []),
+])  # fmt: skip
+def test_wrong_usage_ends_with_2(command, args, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(args)
+    assert end.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error, code", [(C2FError("sentence"), 1), (SomeCasesFailed("sentence"), 3), (KeyboardInterrupt(), 130)])
+def test_exit_codes(error, code, capsys):
+    def body(args):
+        raise error
+
+    assert entry(lambda: new_parser("c2f_x", "about", "c2f_x"), body)([]) == code
+    assert capsys.readouterr().err == ("interrupted\n" if code == 130 else "error: sentence\n")
+
+
+def test_a_body_without_a_result_is_done():
+    assert entry(lambda: new_parser("c2f_x", "about", "c2f_x"), lambda args: None)([]) == 0
+
+
+def test_libraries_log_nothing_below_a_warning(capsys):
+    def body(args):
+        logging.getLogger("numexpr.utils").info("NumExpr defaulting to 2 threads.")
+        logging.getLogger("c2f_nnunet.running").info("ours")
+
+    entry(lambda: new_parser("c2f_x", "about", "c2f_x"), body)([])
+    assert capsys.readouterr().err == "INFO ours\n"
+
+
+def test_a_signal_asks_to_stop_once(signals):
+    stop = StopRequest()
+    assert not stop()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop() and stop.exit_code == 143
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.exit_code == 143  # the first counts
+    again = StopRequest()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert again() and again.exit_code == 130
+
+
+def test_help_imports_nothing_heavy_and_says_nothing_else():
+    heavy = "print([m for m in ('torch', 'pandas', 'numpy') if m in sys.modules])"
+    code = f"import sys; from c2f_nnunet.cli import train, predict, crossval; {heavy}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout == "[]\n" and run.stderr == ""

@@ -1,0 +1,264 @@
+"""The whole plan. golden_auto.json is what 'auto' derives from conftest.py's fingerprint; after a wanted change, write it again:
+
+    PYTHONPATH=. python tests/planning/test_planner.py
+"""
+import importlib
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c2f_nnunet.errors import PlanError, RecordError
+from c2f_nnunet.io import records
+from c2f_nnunet.planning import planner, topology
+from c2f_nnunet.planning.coarse import LARGEST_VOLUME
+from c2f_nnunet.planning.fine import LARGEST_CROP
+from c2f_nnunet.planning.plan import CoarsePlan, FinePlan, LossPlan, MemberPlan, NetworkPlan, Plan, TrainingPlan, read_plan
+from c2f_nnunet.planning.planner import choose_plan, derivation, make_plan
+
+GOLDEN = Path(__file__).with_name("golden_auto.json")
+NAMES = {"name", "stage", "volumes", "members", "rules", "network.dimensions"}  # what a field is called by, not derived
+
+
+def reference(tmp_path, **values) -> str:
+    """A reference plan's file."""
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"name": "mine", **values}))
+    return str(path)
+
+
+def test_golden(make):
+    assert records.to_text(make_plan(make.pddca(), make.cpu)) == GOLDEN.read_text()
+
+
+def test_a_plan_survives_its_file(make, tmp_path):
+    plan = make_plan(make.pddca(), make.cpu)
+    records.write(tmp_path / "plan.json", plan)
+    assert read_plan(tmp_path / "plan.json") == plan
+    (tmp_path / "old.json").write_text((tmp_path / "plan.json").read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(PlanError, match="old.json: plan version 99"):
+        read_plan(tmp_path / "old.json")
+
+
+def derived_fields(block, prefix="") -> set[str]:
+    """Names of a block's fields, those of its network and training as 'network.features'."""
+    out = set()
+    for f in fields(block):
+        value = getattr(block, f.name)
+        out |= derived_fields(value, f"{f.name}.") if isinstance(value, (NetworkPlan, TrainingPlan)) else {prefix + f.name}
+    return out - NAMES
+
+
+@pytest.mark.parametrize("which", ["auto", "paper_han"])
+def test_every_number_stands_beside_its_rule(which, make):
+    plan = choose_plan(which, make.pddca(), make.gpu)
+    for block in (plan.coarse, plan.fine, *plan.members):
+        missing = derived_fields(block) - block.rules.keys() - ({"axis"} if getattr(block, "axis", 0) is None else set())
+        assert not missing, f"{getattr(block, 'name', type(block).__name__)} has no rule for {sorted(missing)}"
+        assert block.rules.keys() <= derived_fields(block), "a rule without its number"
+    assert {MemberPlan, CoarsePlan, FinePlan} == {type(b) for b in (plan.coarse, plan.fine, plan.members[0])}
+
+
+@pytest.mark.parametrize("machine", ["cpu", "gpu"])
+def test_a_plan_for_pddca_is_sensible(make, machine):
+    """Coarse volume under its cap and holding the organs; nerves finer than the mandible; crops that hold the organs and fit."""
+    data, budget = make.pddca(), getattr(make, machine)
+    plan = make_plan(data, budget)
+    members = {m.name: m for m in plan.members}
+    assert list(members) == [
+        "2d_top", "2d_front", "2d_side", "3d_BrainStem", "3d_Chiasm", "3d_Mandible", "3d_OpticNerve", "3d_Parotid", "3d_Submandibular",
+    ]  # fmt: skip
+    assert np.prod(plan.coarse.shape) <= LARGEST_VOLUME[budget.accelerator]
+    held = np.multiply(plan.coarse.shape, plan.coarse.spacing_mm)
+    for c in data.cases:
+        for s in c.organs.values():
+            down, side = s.extent_mm[0] / 2 - s.offset_mm[0], np.abs(s.offset_mm[1:]) + np.divide(s.extent_mm[1:], 2)
+            assert down < held[0] and (side < held[1:] / 2).all()
+    assert (held <= np.array([340, 230, 400]) * 1.1 + 10 * np.array(plan.coarse.spacing_mm)).all()  # no more than the largest body
+    own = np.array([2.5, 1.0, 1.0])
+    for m in plan.fine.members:
+        assert (np.array(m.spacing_mm) >= own).all()
+        assert np.prod(m.shape) <= LARGEST_CROP[budget.accelerator]
+        room = np.multiply(m.shape, m.spacing_mm) - 2 * m.jitter_mm
+        for c in data.cases:
+            assert all((np.array(c.organs[o].extent_mm) < room).all() for o in m.organs)
+        assert m.training.batch_size >= 2
+    nerve, mandible = members["3d_OpticNerve"].spacing_mm, members["3d_Mandible"].spacing_mm
+    assert np.prod(nerve) < np.prod(mandible) and all(a <= b for a, b in zip(nerve, mandible))
+    assert all(a <= b for a, b in zip(nerve, plan.coarse.spacing_mm)), "the fine stage is finer"
+    assert sum(m.minutes_share for m in plan.members) <= 1.0
+
+
+def test_derivation_is_numbered_and_says_no_rule_twice(make):
+    lines = derivation(make_plan(make.pddca(), make.cpu))
+    numbers = [int(line.split(".")[0]) for line in lines if not line.startswith("    ")]
+    assert numbers == list(range(1, len(numbers) + 1))
+    rules = [line for line in lines if line.startswith("    ")]
+    assert len(rules) == len(set(rules))
+    assert any("3d_OpticNerve" in line for line in lines)
+
+
+def test_no_foreground_is_a_stated_error(make):
+    with pytest.raises(PlanError, match="Stem is in no training case"):
+        make_plan(make.fingerprint(make.case(), organs=("Stem",)), make.cpu)
+
+
+# --- reference plans
+
+
+def test_paper_han_pins_the_papers_numbers(make):
+    data = make.pddca()
+    plan = choose_plan("paper_han", data, make.gpu)
+    assert (plan.name, plan.coarse.shape, plan.coarse.spacing_mm) == ("paper_han", (280, 280, 280), (1.0, 1.0, 1.0))
+    for m in plan.members:
+        t = m.training
+        assert (t.epochs, t.validate_every, t.learning_rate, t.optimiser, t.schedule) == (100, 10, 1e-4, "adam", "constant")
+        assert m.spacing_mm == (1.0, 1.0, 1.0) and len(m.network.strides) == 3
+        (w,) = m.windows
+        assert (w.low_hu, w.high_hu) == (-400, 800)
+        assert w.mean == pytest.approx((20 + 400) / 1200, abs=1e-4)  # the data set's mean is 20 HU
+    assert [m.training.batch_size for m in plan.coarse.members] == [16] * 3
+    assert {m.training.batch_size for m in plan.fine.members} == {4}
+    assert plan.coarse.members[0].training.loss == LossPlan("weighted_ce", "predictions", 1.0, 0.0)
+    assert plan.fine.members[0].training.loss == LossPlan("generalised_dice", "none", 0.0, 1.0)
+    assert plan.coarse.members[0].rules["training.loss"] == "name, class_weights, temper, dice_weight pinned by paper_han"
+    assert plan.coarse.members[0].network.in_channels == 1
+
+
+def test_an_epoch_of_paper_han_is_one_pass(make):
+    plan = choose_plan("paper_han", make.pddca(), make.gpu)
+    steps = {m.name: m.training.steps_per_epoch for m in plan.members}
+    assert steps["2d_side"] == 8 * 280 // 16  # four fifths of ten cases, 280 slices each
+    assert steps["3d_Mandible"] == 8 // 4
+    assert steps["3d_Parotid"] == 16 // 4  # both sides
+    assert plan.member("3d_Parotid").rules["training.steps_per_epoch"] == "one pass over the data: 16 crops (four fifths) in batches of 4"
+
+
+def test_a_pinned_fine_spacing_keeps_the_extent(make, tmp_path):
+    auto = make_plan(make.pddca(), make.gpu)
+    path = reference(tmp_path, fine={"member": {"spacing_mm": [5.0, 2.5, 2.5]}})
+    pinned = choose_plan(path, make.pddca(), make.gpu)
+    for a, b in zip(auto.fine.members, pinned.fine.members):
+        need = np.array(a.shape) * a.spacing_mm - np.multiply(topology.divisors(a.network.strides, 3), a.spacing_mm)
+        assert b.spacing_mm == (5.0, 2.5, 2.5)
+        assert (np.multiply(b.shape, b.spacing_mm) >= need).all()
+        assert all(n % k == 0 for n, k in zip(b.shape, topology.divisors(b.network.strides, 3)))
+        assert b.rules["spacing_mm"] == "pinned by mine"
+
+
+def test_a_pinned_coarse_spacing_reshapes_the_volume_and_the_jitter(make, tmp_path):
+    plan = choose_plan(reference(tmp_path, coarse={"spacing_mm": [4.0, 4.0, 4.0]}), make.pddca(), make.gpu)
+    same = make_plan(make.pddca(), make.gpu, spacing_mm=(4, 4, 4))
+    assert plan.coarse.shape == same.coarse.shape
+    assert plan.fine.members[0].jitter_mm == 8.0
+
+
+def test_pinned_shapes_are_made_divisible_and_say_so(make, tmp_path):
+    path = reference(tmp_path, coarse={"spacing_mm": [2, 2, 2], "shape": [101, 96, 90]}, fine={"member": {"shape": [30, 64, 65]}})
+    plan = choose_plan(path, make.pddca(), make.gpu)
+    assert plan.coarse.shape == (104, 96, 96) == plan.members[0].shape
+    assert "[101, 96, 90] made larger" in plan.coarse.rules["shape"]
+    for m in plan.fine.members:
+        assert all(n % k == 0 for n, k in zip(m.shape, topology.divisors(m.network.strides, 3)))
+
+
+def test_a_stated_mean_stands(make, tmp_path):
+    path = reference(tmp_path, coarse={"member": {"windows": [{"low_hu": -100, "high_hu": 300, "mean": 0.25}]}})
+    assert choose_plan(path, make.pddca(), make.gpu).members[0].windows[0].mean == 0.25
+
+
+@pytest.mark.parametrize(("network", "features", "strides"), [
+    ({"features": [8, 16]}, (8, 16), 1),  # the poolings follow
+    ({"strides": [[2, 2], [2, 2]]}, (32, 64, 128), 2),  # the features follow
+    ({"features": [8, 16, 32], "strides": [[2, 2], [2, 2]]}, (8, 16, 32), 2),
+])  # fmt: skip
+def test_levels_follow_what_is_pinned(make, tmp_path, network, features, strides):
+    plan = choose_plan(reference(tmp_path, coarse={"member": {"network": network}}), make.pddca(), make.gpu)
+    for m in plan.coarse.members:
+        assert (m.network.features, len(m.network.strides), len(m.network.kernels)) == (features, strides, len(features))
+
+
+@pytest.mark.parametrize(("values", "error", "says"), [
+    ({"coarse": {"member": {"network": {"features": [8, 16], "strides": [[2, 2]] * 3}}}}, PlanError, "2 features need"),
+    ({"coarse": {"member": {"training": {"batch_size": 0}}}}, PlanError, "batch_size is 0"),
+    ({"coarse": {"member": {"windows": [{"low_hu": 10, "high_hu": 10, "mean": 0}]}}}, PlanError, "high_hu is not above"),
+    ({"coarse": {"member": {"training": {"epoch": 5}}}}, RecordError, "epoch"),  # an unknown key
+    ({"coarse": {"shape": "large"}}, RecordError, "coarse.shape"),
+    ({"coarse": {"member": {"windows": [{"low_hu": "low", "high_hu": 5}]}}}, RecordError, "low_hu"),
+    ({"coarse": {"spacing_mm": [0, 1, 1]}}, PlanError, "above 0"),
+    ({"coarse": {"spacing_mm": "fine"}}, RecordError, "fine"),
+    ({"coarse": []}, PlanError, "must be objects"),
+    ({"corase": {}}, PlanError, "no corase"),
+    ({"name": "../elsewhere"}, PlanError, "no name for a folder"),
+])  # fmt: skip
+def test_a_bad_reference_is_a_stated_error(make, tmp_path, values, error, says):
+    with pytest.raises(error, match=says):
+        choose_plan(reference(tmp_path, **values), make.pddca(), make.gpu)
+
+
+def test_a_file_without_name_is_no_reference(make, tmp_path):
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(PlanError, match="has no 'name'"):
+        choose_plan(str(tmp_path / "x.json"), make.pddca(), make.gpu)
+
+
+# --- whole plans and names
+
+
+def test_a_whole_plan_is_taken_as_it_is(make, tmp_path):
+    plan = replace(make_plan(make.pddca(), make.cpu), name="kept", memory_target_gb=1.5)
+    records.write(tmp_path / "plan.json", replace(plan, dataset="Dataset777_Other", fingerprint="old"))
+    assert choose_plan(str(tmp_path / "plan.json"), make.pddca(), make.gpu) == plan  # whatever this machine's budget
+
+
+def test_a_whole_plan_of_other_organs_is_refused(make, tmp_path):
+    records.write(tmp_path / "plan.json", make_plan(make.fingerprint(make.case(Stem=make.organ())), make.cpu))
+    with pytest.raises(PlanError, match="organs .*Stem.* differ from the data set's"):
+        choose_plan(str(tmp_path / "plan.json"), make.pddca(), make.cpu)
+
+
+def test_a_whole_plan_that_cannot_be_pooled_is_refused(make, tmp_path):
+    value = records.plain(make_plan(make.pddca(), make.cpu))
+    value["fine"]["members"][0]["shape"][1] += 1
+    (tmp_path / "plan.json").write_text(json.dumps(value))
+    with pytest.raises(PlanError, match="3d_BrainStem: shape .* is no multiple"):
+        choose_plan(str(tmp_path / "plan.json"), make.pddca(), make.cpu)
+
+
+def test_a_given_spacing_does_not_vanish_silently(make, tmp_path):
+    with pytest.raises(PlanError, match="fixes the coarse spacing; leave --overwrite_target_spacing out"):
+        choose_plan("paper_han", make.pddca(), make.gpu, spacing_mm=(2, 2, 2))
+    free = reference(tmp_path, fine={"member": {"jitter_mm": 3.0}})
+    assert choose_plan(free, make.pddca(), make.gpu, spacing_mm=(2, 2, 2)).coarse.spacing_mm == (2, 2, 2)
+
+
+def test_an_unknown_plan(make):
+    with pytest.raises(PlanError, match="-pl nope: neither a known plan .*paper_han.* nor a file"):
+        choose_plan("nope", make.pddca(), make.gpu)
+
+
+def test_reference_plans_are_found_installed_or_not(make, monkeypatch, tmp_path):
+    expected = choose_plan("paper_han", make.pddca(), make.gpu)
+
+    def not_installed(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(planner.resources, "files", not_installed)
+    assert choose_plan("paper_han", make.pddca(), make.gpu) == expected
+    (tmp_path / "paper_han.json").write_text('{"name": "from_the_package"}')
+    monkeypatch.setattr(planner.resources, "files", {"c2f_nnunet.plans": tmp_path}.__getitem__)
+    assert choose_plan("paper_han", make.pddca(), make.gpu).name == "from_the_package"
+
+
+def test_two_fingerprints_have_two_hashes(make):
+    a, b = make.pddca(), replace(make.pddca(), dataset="Dataset002_Other")
+    assert make_plan(a, make.cpu).fingerprint != make_plan(b, make.cpu).fingerprint
+    assert isinstance(make_plan(a, make.cpu), Plan)
+
+
+if __name__ == "__main__":
+    built = importlib.import_module("conftest")
+    GOLDEN.write_text(records.to_text(make_plan(built.pddca(), built.CPU)))
+    print(f"written: {GOLDEN}")

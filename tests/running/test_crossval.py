@@ -1,0 +1,76 @@
+"""The cross-validation report of the tiny model: its files, columns, notes, and what is refused beforehand."""
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from c2f_nnunet.errors import C2FError, ModelError
+from c2f_nnunet.inference.cascade import OrganReport
+from c2f_nnunet.inference.fusion import fuse
+from c2f_nnunet.io.images import read_label
+from c2f_nnunet.running.crossval import CaseResult, _flags, crossval, fine_alone
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def report(tiny_trained, tmp_path_factory):
+    """The report with a further column: the reference labels themselves, as predictions of one case of two."""
+    tmp = tmp_path_factory.mktemp("crossval")
+    tiny, others = tiny_trained.copy(tmp / "w"), tmp / "others"
+    others.mkdir()
+    shutil.copy(tiny.raw / "labelsTr" / "t2.nii.gz", others)
+    seen = []
+    page = crossval(tiny.model, tiny.dataset, CPU, others={"perfect": others}, on_case=seen.append)
+    assert page == tiny.folder.crossval / "report.html" and seen == ["t2", "t5"]
+    return tiny
+
+
+def test_tables_and_notes(report):
+    text = (report.folder.crossval / "report.md").read_text()
+    for part in ("Table I", "Table II", "Table III", "perfect", "fold 1 of 2 not trained", "slightly optimistic"):
+        assert part in text, part
+    columns = {c for t in (report.folder.crossval / "tables").glob("*.csv") for c in pd.read_csv(t).columns}
+    wanted = {"Top view", "Front view", "Side view", "Fusion", "Coarse", "Fine", "Final"}
+    assert {f"{c} (n = 2)" for c in wanted} | {"perfect (n = 1)"} <= columns
+    assert "others has no prediction of t5" in text
+    tables = sorted((report.folder.crossval / "tables").glob("*.csv"))
+    assert len(tables) >= 3 and all(len(pd.read_csv(t)) for t in tables)
+    assert (report.folder.crossval / "report.html").read_text().count("<table") >= 3
+
+
+def test_predictions_are_on_the_images_grid(report):
+    for case in ("t2", "t5"):
+        predicted = read_label(report.folder.crossval / "predictions" / f"{case}.nii.gz")
+        truth = read_label(report.raw / "labelsTr" / f"{case}.nii.gz")
+        assert predicted.geometry == truth.geometry
+        stem, reference = predicted.array == 3, truth.array == 3
+        assert 2 * (stem & reference).sum() / (stem.sum() + reference.sum()) > 0.5
+
+
+def test_flags_name_case_organ_and_what_happened():
+    reports = (
+        OrganReport("A", "threshold 0.5", 0.9, 1.0, False, ()),
+        OrganReport("B", "threshold 0.25", 0.9, 1.0, True, ()),
+        OrganReport("C", "prior", 0.1, 0.0, False, ("missed",)),
+    )
+    assert _flags([CaseResult("t", 0, {}, reports)]) == [
+        {"case": "t", "organ": "B", "state": "present", "note": "box grown once; found at threshold 0.25"},
+        {"case": "t", "organ": "C", "state": "empty", "note": "missed; found at prior"},
+    ]
+
+
+def test_the_fine_column_leaves_the_coarse_stage_out():
+    assert fuse(np.array([[3.0], [5.0]])[:, :, None], fine_alone(("A",))).tolist() == [[3.0]]
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_computed(tiny_trained, tiny_planned, tmp_path):
+    with pytest.raises(ModelError, match="no fold has all its members trained; run c2f_train all 0 first"):
+        crossval(tiny_planned.model, tiny_planned.dataset, CPU)
+    with pytest.raises(C2FError, match="holds no label file"):
+        crossval(tiny_trained.model, tiny_trained.dataset, CPU, others={"empty": tmp_path})
+    with pytest.raises(C2FError, match="--compare final=.*: 'final' is a column of the report already; give another name"):
+        crossval(tiny_trained.model, tiny_trained.dataset, CPU, others={"final": tmp_path})
+    assert not tiny_planned.folder.crossval.exists() and not tiny_trained.folder.crossval.exists()

@@ -1,0 +1,114 @@
+"""A model as one file: out, in again, and everything that must be refused."""
+import json
+import zipfile
+
+import pytest
+
+from c2f_nnunet.errors import C2FError, ModelError
+from c2f_nnunet.running.export import export_model, import_model
+
+
+@pytest.fixture(scope="module")
+def archive(tiny_trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "model.zip"
+    assert export_model(tiny_trained.model, path) == 5
+    return path
+
+
+def rewritten(archive, target, change=lambda name, content: content, add=(), manifest=lambda m: m):
+    """A copy of the archive with contents changed, entries added and the manifest (as parsed JSON) changed."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "manifest.json":
+                content = json.dumps(manifest(json.loads(content))).encode()
+            new.writestr(name, change(name, content))
+        for name, content in add:
+            new.writestr(name, content)
+    return target
+
+
+def test_a_round_trip_keeps_every_file(tiny_trained, archive, tmp_path):
+    folder = import_model(archive, tmp_path / "results")
+    assert folder.root == tmp_path / "results" / "Dataset901_Tiny" / "tiny"
+    names = {f.relative_to(folder.root).as_posix() for f in folder.root.rglob("*") if f.is_file()}
+    top = {"plan.json", "dataset.json", "fingerprint.json", "splits_final.json", "fusion.json"}
+    assert top | {"3d_Stem/fold_0/checkpoint_best.json"} <= names
+    assert not any("latest" in n or n.endswith(".prev.json") for n in names)
+    for name in names:
+        assert (folder.root / name).read_bytes() == (tiny_trained.folder.root / name).read_bytes()
+    assert not list((tmp_path / "results").glob(".import-*"))
+
+
+def test_a_model_that_is_there_stays_unless_replaced(archive, tmp_path):
+    folder = import_model(archive, tmp_path)
+    mark = folder.root / "mark"
+    mark.write_text("mine")
+    with pytest.raises(ModelError, match="a model is there already; give --replace to put model.zip in its place"):
+        import_model(archive, tmp_path)
+    assert mark.exists()
+    with pytest.raises(ModelError):
+        import_model(rewritten(archive, tmp_path / "bad.zip", lambda n, c: c + b" " if n == "plan.json" else c), tmp_path, replace=True)
+    assert mark.exists()  # a bad one replaces nothing
+    import_model(archive, tmp_path, replace=True)
+    assert not mark.exists() and folder.plan.exists()
+
+
+@pytest.mark.parametrize("at", [0.02, 0.2, 0.5, 0.8, 0.97, 0.995])
+def test_a_flipped_byte_anywhere_is_refused(archive, tmp_path, at):
+    content = bytearray(archive.read_bytes())
+    content[int(len(content) * at)] ^= 0x40
+    (tmp_path / "flipped.zip").write_bytes(content)
+    with pytest.raises(C2FError, match="get the file again|do not trust this file|not an exported model|cannot be imported"):
+        import_model(tmp_path / "flipped.zip", tmp_path / "results")
+    assert not list((tmp_path / "results").rglob("plan.json"))
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "C:evil"])
+def test_entries_that_lead_out_are_refused(archive, tmp_path, name):
+    evil = rewritten(archive, tmp_path / "evil.zip", add=[(name, "x")])
+    with pytest.raises(ModelError, match="leads out of the model's folder; do not trust this file"):
+        import_model(evil, tmp_path / "results")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_links_are_refused(archive, tmp_path):
+    link = zipfile.ZipInfo("link")
+    link.external_attr = 0o120777 << 16
+    with pytest.raises(ModelError, match="entry 'link' leads out"):
+        import_model(rewritten(archive, tmp_path / "evil.zip", add=[(link, "/etc/passwd")]), tmp_path / "results")
+
+
+def test_what_is_no_exported_model_is_refused(archive, tmp_path):
+    (tmp_path / "text.zip").write_text("no zip")
+    cases = {
+        "no intact zip archive": tmp_path / "text.zip",
+        "do not agree": rewritten(archive, tmp_path / "a.zip", add=[("extra", "x")]),
+        "'plan.json' is damaged": rewritten(archive, tmp_path / "b.zip", lambda n, c: c.replace(b"t", b"s", 1) if n == "plan.json" else c),
+        "'plan.json' is larger": rewritten(archive, tmp_path / "c.zip", lambda n, c: c + b" " if n == "plan.json" else c),
+        "'../up/tiny' is no folder name": rewritten(archive, tmp_path / "d.zip", manifest=lambda m: m | {"dataset": "../up"}),
+        "its manifest says Dataset902_Other/tiny": rewritten(
+            archive, tmp_path / "e.zip", manifest=lambda m: m | {"dataset": "Dataset902_Other"}
+        ),
+        "manifest version 99": rewritten(archive, tmp_path / "f.zip", manifest=lambda m: m | {"version": 99}),
+    }
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as empty:
+        empty.writestr("plan.json", "{}")
+    cases["has no manifest.json"] = tmp_path / "empty.zip"
+    for message, path in cases.items():
+        with pytest.raises(ModelError, match=message):
+            import_model(path, tmp_path / "results")
+    with pytest.raises(C2FError, match="nothing.zip: cannot be imported"):
+        import_model(tmp_path / "nothing.zip", tmp_path / "results")
+    assert not list((tmp_path / "results").glob("**/plan.json"))
+
+
+def test_a_damaged_or_untrained_model_is_not_exported(tiny_trained, tiny_planned, tmp_path):
+    with pytest.raises(ModelError, match="nothing is trained there yet; run c2f_train all all first"):
+        export_model(tiny_planned.model, tmp_path / "m.zip")
+    tiny = tiny_trained.copy(tmp_path / "w")
+    for path in tiny.folder.run("2d_top", 0).root.glob("checkpoint_best*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-8] + b"01234567")
+    with pytest.raises(ModelError, match="2d_top.*damaged"):
+        export_model(tiny.model, tmp_path / "m.zip")
+    assert not (tmp_path / "m.zip").exists()

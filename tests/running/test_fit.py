@@ -1,0 +1,62 @@
+"""When the fusion and the merge are fitted, on what, and what is written."""
+import numpy as np
+import pytest
+import torch
+
+from c2f_nnunet.cli import train
+from c2f_nnunet.errors import DatasetError
+from c2f_nnunet.inference.cascade import MERGE_SOURCES
+from c2f_nnunet.inference.fusion import FusionWeights, read_fusion
+from c2f_nnunet.inference.fusion_learn import FitCase
+from c2f_nnunet.running import fit
+
+CPU = torch.device("cpu")
+
+
+def test_both_are_fitted_on_held_out_cases(tiny_trained):
+    fusion = read_fusion(tiny_trained.folder.fusion)
+    assert fusion.coarse.sources == ("2d_top", "2d_front", "2d_side") and fusion.merge.sources == MERGE_SOURCES
+    assert fusion.coarse.fitted_on == fusion.merge.fitted_on == ("t2", "t5") and fusion.folds == (0,)
+    for weights in (fusion.coarse, fusion.merge):
+        assert not any(score.below_best_source for score in weights.scores)
+    assert not list(tiny_trained.folder.root.glob(".fit-*"))
+
+
+def test_they_are_due_where_missing_and_after_a_retraining(tiny_trained, tmp_path):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    model = tiny.model
+    assert not fit.fusion_is_due(model) and not fit.merge_is_due(model)
+    best = tiny.folder.run("3d_Stem", 0).checkpoint("best").with_name("checkpoint_best.json")
+    best.write_text(best.read_text() + " ")  # as a new training would, in other bytes
+    assert not fit.fusion_is_due(model) and fit.merge_is_due(model)
+    fit.fit_merge(model, {c.id: c for c in tiny.dataset.training}, CPU)
+    assert not fit.merge_is_due(model) and model.fusion.coarse == tiny_trained.model.fusion.coarse
+    tiny.folder.fusion.unlink()
+    assert fit.fusion_is_due(model) and fit.merge_is_due(model)
+    assert train.main(tiny.args("2d_top", 0, "-device", "cpu", "-np", 0)) == 0  # nothing to train, but the fits are due
+    assert not fit.fusion_is_due(model) and not fit.merge_is_due(model)
+
+
+def test_nothing_is_due_before_a_fold_is_complete(tiny_trained, tmp_path):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    for path in tiny.folder.run("2d_side", 0).root.glob("checkpoint_final*"):
+        path.unlink()
+    tiny.folder.fusion.unlink()
+    assert not fit.fusion_is_due(tiny.model) and not fit.merge_is_due(tiny.model)
+
+
+def test_a_held_out_case_that_is_gone_is_named(tiny_trained):
+    cases = {c.id: c for c in tiny_trained.dataset.training if c.id != "t5"}
+    with pytest.raises(DatasetError, match="t5: is in splits_final.json but not in the raw data set"):
+        fit.fit_merge(tiny_trained.model, cases, CPU)
+
+
+def test_cleaning_is_chosen_where_it_helps():
+    """A mask of 3 + 1 voxels against a truth of 3 (DSC 6/7): cleaned it is 1; of a truth of both it would fall."""
+    fine = np.full((1, 1, 6), -5.0, np.float32)
+    fine[..., [0, 1, 2, 5]] = 5.0
+    logits = np.stack([fine, fine])[:, None]
+    weights = FusionWeights(("Stem",), MERGE_SOURCES, ((1.0,), (0.0,)), (0.0,))
+    for truth, helps in (([1, 1, 1, 0, 0, 0], True), ([1, 1, 1, 0, 0, 1], False)):
+        case = FitCase("a", logits, np.array(truth, np.uint8).reshape(1, 1, 6), np.array([True]))
+        assert fit._cleaning_helps("Stem", [lambda case=case: case], weights) == helps

@@ -1,0 +1,81 @@
+"""Which trainings in what order, from which settings, and how the time is shared."""
+from dataclasses import replace
+
+import pytest
+
+from c2f_nnunet.errors import PlanError, TrainingError
+from c2f_nnunet.io import records
+from c2f_nnunet.running.graph import FIT_SHARE, TimeBudget, folds_of, next_job, tasks
+from c2f_nnunet.running.members import TrainOptions, settings_for
+
+OPTIONS = TrainOptions("cpu", workers=0)
+
+
+def titles(tiny, config: str, folds) -> list[str]:
+    return [t.title for t in tasks(tiny.model.plan, config, folds)]
+
+
+def test_coarse_members_and_their_fit_come_first(tiny_planned):
+    assert titles(tiny_planned, "all", (0, 1)) == [
+        *(f"2d_{view} fold {fold}" for fold in (0, 1) for view in ("top", "front", "side")), "fusion weights",
+        *(f"3d_{organ} fold {fold}" for fold in (0, 1) for organ in ("Gland", "Stem")), "merge weights",
+    ]  # fmt: skip
+    assert titles(tiny_planned, "coarse", (0,)) == ["2d_top fold 0", "2d_front fold 0", "2d_side fold 0", "fusion weights", "merge weights"]
+    assert titles(tiny_planned, "3d_Stem", (1,)) == ["3d_Stem fold 1", "merge weights"]
+    with pytest.raises(PlanError, match="plan 'tiny' has no configuration '3d_Steam'; it has: 2d_top, .*3d_Stem, or the groups"):
+        tasks(tiny_planned.model.plan, "3d_Steam", (0,))
+
+
+def test_folds():
+    assert folds_of("all", 3) == (0, 1, 2) and folds_of("1", 2) == (1,)
+
+
+@pytest.mark.parametrize("text", ["2", "-1", "al", "", "1.0", "²"])
+def test_wrong_folds_name_those_that_exist(text):
+    with pytest.raises(TrainingError, match=f"fold '{text}': there are folds 0 to 1; give one of them or 'all'"):
+        folds_of(text, 2)
+
+
+def test_time_is_shared_in_proportion_to_what_is_left(tiny_planned):
+    """Shares: three views of 0.15 each, the fusion's fit, two organs of 0.25 each, the merge's fit."""
+    todo, now = tasks(tiny_planned.model.plan, "all", (0,)), [100.0]
+    budget = TimeBudget(60.0, todo, lambda: now[0])
+    total = 3 * 0.15 + FIT_SHARE["fusion"] + 2 * 0.25 + FIT_SHARE["merge"]
+    assert budget.start(todo[0]) == pytest.approx(3600 * 0.15 / total)
+    now[0] += 600.0  # the first took longer than its share: the others share what is left
+    assert budget.start(todo[1]) == pytest.approx(3000 * 0.15 / (total - 0.15))
+    assert budget.start(todo[5]) == pytest.approx(3000 * 0.25 / (0.25 + FIT_SHARE["merge"]))
+    now[0] = 1e6
+    assert budget.start(todo[5]) == 1.0  # nothing is left: a second, for a step or two
+    assert TimeBudget(None, todo).start(todo[0]) is None
+
+
+def job(tiny, is_group: bool, **options):
+    task = tasks(tiny.model.plan, "2d_top", (0,))[0]
+    return next_job(tiny.folder, task, replace(OPTIONS, **options), None, is_group)
+
+
+def test_finished_members_are_skipped(tiny_trained):
+    assert job(tiny_trained, True) is None and job(tiny_trained, False) is None and job(tiny_trained, False, resume=True) is None
+
+
+def test_new_members_start_with_the_command_lines_settings(tiny_planned):
+    new = job(tiny_planned, True, epochs=7, batch_size=3, learning_rate=0.5, seed=9)
+    assert not new.resume and new.settings.seed == 9
+    plan = tiny_planned.model.plan.member("2d_top").training
+    assert new.settings.training == replace(plan, epochs=7, batch_size=3, learning_rate=0.5)
+    with pytest.raises(TrainingError, match="2d_top/fold_0: no checkpoint to continue from; leave --c out"):
+        job(tiny_planned, False, resume=True)
+
+
+def test_unfinished_members_go_on_as_they_were_started(tiny_trained, tmp_path):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    run = tiny.folder.run("2d_top", 0)
+    for path in run.root.glob("checkpoint_final*"):
+        path.unlink()
+    started = replace(settings_for(tiny.model.plan.member("2d_top"), OPTIONS, 12.0), seed=5, device="cuda")
+    records.write(run.settings, started)
+    with pytest.raises(TrainingError, match="fold_0: an unfinished training is there; go on with --c, or move the folder away"):
+        job(tiny, False)
+    for going_on in (job(tiny, True, epochs=99), job(tiny, False, resume=True, epochs=99)):
+        assert going_on.resume and going_on.settings == replace(started, device="cpu", workers=0)

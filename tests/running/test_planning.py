@@ -1,0 +1,60 @@
+"""What planning writes, and what it refuses to overwrite."""
+from dataclasses import replace
+
+import pytest
+
+from c2f_nnunet.data.fingerprint import Fingerprint
+from c2f_nnunet.errors import PlanError
+from c2f_nnunet.io import records
+from c2f_nnunet.planning.plan import read_plan
+from c2f_nnunet.running import planning
+from c2f_nnunet.workspace import ModelFolder
+
+
+def found(tiny) -> Fingerprint:
+    return records.read(Fingerprint, tiny.folder.fingerprint)
+
+
+def test_the_files(tiny_planned):
+    folder = tiny_planned.folder
+    assert folder.dataset_json.read_bytes() == (tiny_planned.raw / "dataset.json").read_bytes()
+    assert [s.val for s in tiny_planned.model.splits()] == [("t2", "t5"), ("t0", "t1", "t3")]  # the user's own file
+    assert len(found(tiny_planned).cases) == 7 and read_plan(folder.plan).fingerprint
+
+
+def test_splits_are_made_where_the_user_has_none(tiny_planned, tmp_path):
+    folder = ModelFolder(tmp_path / "model")
+    planning.write(folder, tiny_planned.model.plan, found(tiny_planned), tiny_planned.dataset, tmp_path / "nothing")
+    folds = records.read_json(folder.splits)
+    assert len(folds) == 5 and sorted(c for f in folds for c in f["val"]) == [f"t{i}" for i in range(7)]
+
+
+def test_another_plan_is_refused_where_members_are_trained(tiny_trained, tmp_path):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    plan, before = tiny.model.plan, tiny.folder.plan.read_bytes()
+    own = tiny.workspace.preprocessed / plan.dataset
+    planning.write(tiny.folder, plan, found(tiny), tiny.dataset, own)  # the same plan again
+    other = replace(plan, coarse=replace(plan.coarse, spacing_mm=(5.0, 5.0, 5.0)))
+    message = r"plan.json: 2d_front, 2d_side, 2d_top, 3d_Gland, 3d_Stem were trained with another plan .* or give -pl .*plan.json"
+    with pytest.raises(PlanError, match=message):
+        planning.write(tiny.folder, other, found(tiny), tiny.dataset, own)
+    assert tiny.folder.plan.read_bytes() == before
+    kept = planning.choose(str(tiny.folder.plan), tiny.dataset, found(tiny), None, None)
+    planning.write(tiny.folder, kept, found(tiny), tiny.dataset, own)  # the stated remedy works
+
+
+def test_budget(monkeypatch):
+    assert planning.budget(5.0).memory_gb == 5.0 and planning.budget(5.0).accelerator
+    monkeypatch.setattr(planning.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(planning.torch.backends.mps, "is_available", lambda: False)
+    for memory, expected in ((16.0, 4.0), (256.0, 8.0)):
+        monkeypatch.setattr(planning, "machine_memory_gb", lambda memory=memory: memory)
+        assert planning.budget(None).memory_gb == expected and not planning.budget(None).accelerator
+    monkeypatch.setattr(planning.torch.cuda, "is_available", lambda: True)
+    assert planning.budget(None).memory_gb == 8.0 and planning.budget(None).accelerator
+
+
+def test_an_unknown_plan_is_refused_before_anything_is_measured():
+    planning.require_plan("auto")
+    with pytest.raises(PlanError, match=r"-pl paper_hann: neither a known plan \(auto, paper_han\) nor a file"):
+        planning.require_plan("paper_hann")

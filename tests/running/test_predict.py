@@ -1,0 +1,100 @@
+"""Predicting a folder: bad cases, cut results, parts, the exact geometry of the input, probabilities."""
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from c2f_nnunet.cli import predict as command
+from c2f_nnunet.data.dataset import Case
+from c2f_nnunet.running.predict import memory_estimate_gb, part_of
+
+
+def predict(tiny, source, out, *args) -> int:
+    return command.main(tiny.args("-i", source, "-o", out, "-d", 901, "-device", "cpu", "--disable_tta", *args))
+
+
+@pytest.fixture(scope="module")
+def predicted(tiny_trained, tmp_path_factory) -> Path:
+    """Both test scans, with probabilities; the folder's name is looked up in the raw data set."""
+    out = tmp_path_factory.mktemp("predicted")
+    assert predict(tiny_trained, "imagesTs", out, "--save_probabilities") == 0
+    return out
+
+
+def test_outputs_lie_exactly_where_the_inputs_do(tiny_trained, predicted):
+    for case in ("s0", "s1"):
+        image, result = nib.load(tiny_trained.raw / "imagesTs" / f"{case}_0000.nii.gz"), nib.load(predicted / f"{case}.nii.gz")
+        assert result.shape == image.shape and result.get_data_dtype() == np.uint8
+        assert np.array_equal(result.affine, image.affine) and result.header.get_zooms() == image.header.get_zooms()
+        for code in ("sform_code", "qform_code"):
+            assert result.header[code] == image.header[code]
+        assert set(np.unique(result.dataobj)) <= {0, 1, 2, 3}
+    assert (predicted / "dataset.json").exists() and not list(predicted.glob(".*"))
+
+
+def test_probabilities_are_in_the_files_order_and_agree_with_the_labels(predicted):
+    label = np.asarray(nib.load(predicted / "s0.nii.gz").dataobj).T  # the file's (i, j, k) as (k, j, i), as nnU-Net has it
+    p = np.load(predicted / "s0.npz")["probabilities"]
+    assert p.shape == (4, *label.shape) and p.dtype == np.float16
+    np.testing.assert_allclose(p.astype(float).sum(0), 1, atol=5e-3)
+    stem = label == 3
+    assert stem.any() and (p[3][stem] > 0.45).all() and (p.argmax(0)[stem] == 3).mean() > 0.99
+
+
+def test_one_bad_case_is_named_and_the_others_are_done(tiny_trained, predicted, tmp_path, capsys):
+    source = Path(shutil.copytree(tiny_trained.raw / "imagesTs", tmp_path / "in"))
+    (source / "bad_0000.nii.gz").write_bytes((source / "s0_0000.nii.gz").read_bytes()[:300])
+    assert predict(tiny_trained, source, tmp_path / "out") == 3
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: 1 of 3 cases failed, the others are done: bad: ") and "bad_0000.nii.gz" in error
+    for case in ("s0", "s1"):
+        assert (tmp_path / "out" / f"{case}.nii.gz").read_bytes() == (predicted / f"{case}.nii.gz").read_bytes()
+    assert not (tmp_path / "out" / "bad.nii.gz").exists()
+
+
+def test_continuing_redoes_what_is_cut_or_of_another_input_or_stage(tiny_trained, predicted, tmp_path):
+    source = Path(shutil.copytree(tiny_trained.raw / "imagesTs", tmp_path / "in"))
+    out = Path(shutil.copytree(predicted, tmp_path / "out"))
+
+    def redone(*args) -> set[str]:
+        before = {c: (out / f"{c}.json").stat().st_mtime_ns for c in ("s0", "s1")}
+        assert predict(tiny_trained, source, out, "--continue_prediction", *args) == 0
+        return {c for c in before if (out / f"{c}.json").stat().st_mtime_ns != before[c]}
+
+    assert redone() == set()
+    (out / "s1.nii.gz").write_bytes((out / "s1.nii.gz").read_bytes()[:100])
+    assert redone() == {"s1"} and (out / "s1.nii.gz").read_bytes() == (predicted / "s1.nii.gz").read_bytes()
+    (out / "s0.npz").unlink()
+    assert redone() == set() and redone("--save_probabilities") == {"s0"}
+    shutil.copy(source / "s1_0000.nii.gz", source / "s0_0000.nii.gz")
+    assert redone() == {"s0"}
+    assert redone("--stage", "coarse") == {"s0", "s1"} and json.loads((out / "s0.json").read_text())["stage"] == "coarse"
+
+
+def test_parts_share_the_cases_out(tiny_trained, tmp_path):
+    cases = tuple(Case(str(i), Path(), None, None) for i in range(5))
+    parts = [part_of(cases, 3, k) for k in range(3)]
+    assert [[c.id for c in p] for p in parts] == [["0", "3"], ["1", "4"], ["2"]]
+    assert predict(tiny_trained, "imagesTs", tmp_path, "-num_parts", 2, "-part_id", 1) == 0
+    assert sorted(p.name for p in tmp_path.glob("*.nii.gz")) == ["s1.nii.gz"]
+
+
+def test_a_scan_above_the_memory_limit_is_refused_alone(tiny_trained, tmp_path, capsys):
+    assert predict(tiny_trained, "imagesTs", tmp_path, "--max_memory", 0.01) == 3
+    assert "s0_0000.nii.gz: predicting it needs about" in capsys.readouterr().err
+    cascade = SimpleNamespace(plan=tiny_trained.model.plan)
+    small, large = (memory_estimate_gb(cascade, (n, 512, 512), (1.0, 1.0, 1.0)) for n in (100, 400))
+    assert 0.3 < small < large < 8  # 100 million voxels of 15 bytes are 1.5 GB
+
+
+def test_flagged_organs_are_shown(tiny_trained, tmp_path, capsys):
+    """s1 has no right gland: whatever was made of it is in its note, and on the screen if it is doubtful."""
+    assert predict(tiny_trained, "imagesTs", tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "2 cases, folds: 2d_top 0, 2d_front 0, 2d_side 0, 3d_Gland 0, 3d_Stem 0" in shown and "peak memory" in shown
+    right = json.loads((tmp_path / "s1.json").read_text())["organs"][1]
+    assert right["organ"] == "Gland_R" and (not right["flags"] or "organs that need a look" in shown)

@@ -1,0 +1,169 @@
+"""The training loop on the tiny data set: it learns, stops, goes on, ends in time, and says what is wrong."""
+import json
+import logging
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from c2f_nnunet.data.store import Store
+from c2f_nnunet.errors import ModelError, TrainingError
+from c2f_nnunet.io import records
+from c2f_nnunet.network.unet import build_network
+from c2f_nnunet.running import engines, graph
+from c2f_nnunet.running.members import TrainOptions, settings_for
+from c2f_nnunet.training import checkpoint
+from c2f_nnunet.training.sampler import CachedVolumes, CropSource, SliceSource
+from c2f_nnunet.training.train import Interrupted, TrainSettings, load_weights, train
+from c2f_nnunet.workspace import RunFolder
+
+CPU = torch.device("cpu")
+
+
+def start(
+    tiny, run, member="3d_Stem", validate=lambda network: {"Stem": 0.5}, seconds=None, resume=False, stop_after=None,
+    cases=("t0", "t1"), **training,
+):  # fmt: skip
+    """Train a tiny member for 3 epochs of 4 steps; stop_after: the number of steps after which it is asked to stop."""
+    plan = tiny.model.plan
+    m = plan.member(member)
+    training = replace(m.training, **{"epochs": 3, "steps_per_epoch": 4, "batch_size": 2, "validate_every": 1, **training})
+    cached = CachedVolumes(Store(tiny.store.volumes(m.volumes)).of_cases(cases), 1.0)
+    source = SliceSource(m, plan.labels, cached) if m.stage == "coarse" else CropSource(m, cached)
+    asked = []
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return len(asked) == stop_after
+
+    settings = TrainSettings(training, 1, seconds, 0, "cpu", 1, None)
+    return train(m, settings, source, RunFolder(run), validate, CPU, resume, should_stop=should_stop)
+
+
+def rows_of(run) -> list[dict]:
+    return [json.loads(line) for line in RunFolder(run).log.read_text().splitlines()]
+
+
+def weights(run, which="final") -> dict[str, torch.Tensor]:
+    return checkpoint.load(RunFolder(run).checkpoint(which))[0]
+
+
+def test_it_learns_and_leaves_its_files(tiny_trained):
+    run = tiny_trained.folder.run("2d_top", 0)
+    rows = rows_of(run.root)
+    assert [r["epoch"] for r in rows] == [0, 1, 2, 3] and [r["step"] for r in rows] == [20, 40, 60, 80]
+    assert rows[-1]["train_loss"] < 0.6 * rows[0]["train_loss"]
+    assert [("val_dsc" in r) for r in rows] == [False, True, False, True]
+    assert rows[-1]["lr"] < 0.05 * rows[0]["lr"]
+    assert all(checkpoint.exists(run.checkpoint(which)) for which in ("latest", "best", "final")) and run.progress.stat().st_size > 1000
+    settings = records.read(TrainSettings, run.settings)
+    assert settings.training.epochs == 4 and settings.device == "cpu" and settings.seed == 0 and settings.workers == 0
+    assert not any(key.startswith("network.") for key in weights(run.root))  # prediction needs the averaged weights alone
+
+
+@pytest.mark.parametrize("member", ["3d_Stem", "2d_side"])
+@pytest.mark.parametrize("stop_after", [3, 4, 7])  # inside an epoch, at an epoch's end, inside the next one
+def test_resuming_is_bit_identical(tiny_planned, tmp_path, member, stop_after):
+    start(tiny_planned, tmp_path / "whole", member, augmentation="full")
+    with pytest.raises(Interrupted):
+        start(tiny_planned, tmp_path / "parts", member, stop_after=stop_after, augmentation="full")
+    assert not checkpoint.exists(RunFolder(tmp_path / "parts").checkpoint("final"))
+    start(tiny_planned, tmp_path / "parts", member, resume=True, augmentation="full")
+    for which in ("latest", "final", "best"):
+        whole, parts = weights(tmp_path / "whole", which), weights(tmp_path / "parts", which)
+        assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole), which
+    assert [(r["epoch"], r["step"]) for r in rows_of(tmp_path / "parts")] == [(0, 4), (1, 8), (2, 12)]
+
+
+def test_a_finished_training_is_not_trained_further(tiny_planned, tmp_path):
+    start(tiny_planned, tmp_path)
+    before = weights(tmp_path)
+    assert start(tiny_planned, tmp_path, resume=True).step == 12
+    assert all(torch.equal(before[k], v) for k, v in weights(tmp_path).items())
+
+
+def test_a_time_budget_ends_in_time_with_a_small_rate(tiny_planned, tmp_path):
+    """--epochs does not end it; validating counts, and the last one's time is kept for it."""
+    began = time.monotonic()
+
+    def slow(network) -> dict:
+        time.sleep(0.1)
+        return {"Stem": 0.1}
+
+    progress = start(tiny_planned, tmp_path, seconds=2.5, epochs=1, steps_per_epoch=10, validate=slow)
+    assert progress.done and 1.5 < time.monotonic() - began < 4.0
+    rows = rows_of(tmp_path)
+    assert len(rows) > 1
+    assert rows[-1]["lr"] < 0.3 * max(r["lr"] for r in rows) and "val_dsc" in rows[-1]
+
+
+def test_a_loss_that_is_not_finite_is_a_stated_error(tiny_planned, tmp_path):
+    with pytest.raises(TrainingError, match="the loss became (nan|inf) in epoch .*; lower the learning rate with --lr"):
+        start(tiny_planned, tmp_path, learning_rate=1e30, warmup_steps=0, clip_norm=0.0, optimiser="sgd", epochs=6)
+    assert not checkpoint.exists(RunFolder(tmp_path).checkpoint("final"))
+
+
+def test_a_dead_class_is_warned_about(tiny_planned, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        start(tiny_planned, tmp_path, epochs=1, validate=lambda network: {"Gland_L": 0.0, "Stem": 0.7, "Gland_R": None})
+    assert [r.getMessage().split(":")[1] for r in caplog.records] == [" held-out Dice of Gland_L is 0"]
+    assert rows_of(tmp_path)[-1]["val_dsc"] == pytest.approx(0.35)  # the undefined one is left out of the mean
+
+
+def test_best_is_the_best_and_the_newest_where_nothing_can_be_measured(tiny_planned, tmp_path):
+    scores = iter((0.4, 0.9, 0.2))
+    assert start(tiny_planned, tmp_path / "a", validate=lambda network: {"Stem": next(scores)}).best == 0.9
+    assert checkpoint.load(RunFolder(tmp_path / "a").checkpoint("best"))[1]["progress"]["step"] == 8
+    start(tiny_planned, tmp_path / "b", validate=lambda network: {"Stem": None})
+    assert checkpoint.load(RunFolder(tmp_path / "b").checkpoint("best"))[1]["progress"]["step"] == 12
+
+
+def test_pretrained_weights(tiny_trained, tmp_path):
+    member = tiny_trained.model.plan.member("3d_Stem")
+    path = tiny_trained.folder.run("3d_Stem", 0).checkpoint("best")
+    network = build_network(member.network)
+    load_weights(network, f"{path}.json")
+    tensors = weights(path.parent, "best")
+    assert all(torch.equal(v, tensors[f"average.{k}"]) for k, v in network.state_dict().items())
+    with pytest.raises(TrainingError, match=r"the weights do not fit the plan's network \(\d+ tensors differ, first .*\); train it again"):
+        load_weights(build_network(replace(member.network, out_channels=5)), str(path))
+    with pytest.raises(ModelError, match="-pretrained_weights .*nothing.json: no checkpoint there"):
+        load_weights(network, str(tmp_path / "nothing.json"))
+
+
+def test_two_processes_follow_one_with_the_doubled_batch(tiny_planned, tmp_path):
+    """Instance normalisation knows no batch: two processes of batch 1 are one of batch 2."""
+    results = {}
+    for world, batch_size in ((1, 2), (2, 1)):
+        tiny = tiny_planned.copy(tmp_path / f"w{world}")
+        model, task = tiny.model, graph.Task("member", tiny.model.plan.member("3d_Stem"), 0)
+        settings = settings_for(task.member, TrainOptions("cpu", epochs=1, batch_size=batch_size, world=world, workers=0), None)
+        training = replace(settings.training, steps_per_epoch=3, loss=replace(settings.training.loss, dice_weight=0.0), clip_norm=0.0)
+        job = graph.Job(task, replace(settings, training=training), False)
+        engines.run_here(model, tiny.store, job, model.splits()[0])
+        results[world] = weights(tiny.folder.run("3d_Stem", 0).root)
+    assert results[1].keys() == results[2].keys()
+    for k, v in results[1].items():
+        np.testing.assert_allclose(results[2][k], v, atol=2e-3, err_msg=k)
+    start_weights = build_network(task.member.network).state_dict()
+    assert any(not torch.allclose(results[1][f"average.{k}"], v, atol=2e-2) for k, v in start_weights.items())  # it did move
+
+
+def test_a_failing_process_is_a_stated_error(tiny_planned, tmp_path):
+    tiny = tiny_planned.copy(tmp_path / "w")
+    settings = settings_for(tiny.model.plan.member("3d_Stem"), TrainOptions("cpu", world=2, workers=0, pretrained="/nowhere"), None)
+    job = graph.Job(graph.Task("member", tiny.model.plan.member("3d_Stem"), 0), settings, False)
+    with pytest.raises(TrainingError, match="one of 2 processes ended: .*-pretrained_weights /nowhere: no checkpoint there"):
+        engines.run_here(tiny.model, tiny.store, job, tiny.model.splits()[0])
+
+
+def test_several_accelerators_must_be_there():
+    job = SimpleNamespace(settings=SimpleNamespace(world=99, device="cuda"))
+    with pytest.raises(TrainingError, match="-num_gpus 99: this machine has .*; give at most that many"):
+        engines.run_here(None, None, job, None)
+    job.settings.device = "mps"
+    with pytest.raises(TrainingError, match="-num_gpus: torch cannot train on several MPS devices"):
+        engines.run_here(None, None, job, None)
