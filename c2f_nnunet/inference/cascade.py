@@ -4,9 +4,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterator, Mapping, Sequence
 
-import cc3d
 import numpy as np
 import torch
+from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component_cc3d
 from torch import nn
 
 from ..geometry import Box, Geometry, bounding_box, boxed
@@ -252,7 +252,8 @@ def merge(
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
-    return cc3d.largest_k(np.ascontiguousarray(mask), k=1, connectivity=26) > 0
+    """The largest 26-connected component of a mask (z, y, x), by voxels."""
+    return remove_all_but_largest_component_cc3d(mask, connectivity=26) if mask.any() else mask
 
 
 def run(cascade: Cascade, hu: np.ndarray, geometry: Geometry, stage: str = "fine", clean: frozenset[str] = frozenset()) -> Segmentation:

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import numpy as np
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
-from ..geometry import Box, crop
+from ..geometry import Box
 from ..planning.plan import MemberPlan
 from ..planning.topology import IN_PLANE
 from .normalise import normalise
@@ -38,7 +39,7 @@ def slab(volume: np.ndarray, axis: int, index: int, context: int, window: Box, f
     """
     start, stop = list(window.start), list(window.stop)
     start[axis], stop[axis] = index - context, index + context + 1
-    return np.moveaxis(crop(volume, Box(tuple(start), tuple(stop)), fill), axis, 0)
+    return np.moveaxis(crop_and_pad_nd(volume, list(zip(start, stop)), fill), axis, 0)
 
 
 def slice_input(volume_hu: np.ndarray, member: MemberPlan, index: int, window: Box, anchor_index) -> np.ndarray:

@@ -146,6 +146,7 @@ def train(
                 _save(run, "latest", network, average, optimiser, progress, rows, rank)
                 saved_at, save_cost = time.monotonic(), time.monotonic() - save_began
             if rank == 0:
+                _write_log(run, rows)
                 on_epoch(rows)
             if stopping and not progress.done:
                 raise Interrupted
