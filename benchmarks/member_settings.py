@@ -15,19 +15,17 @@ import time
 from contextlib import closing
 
 import pandas as pd
-import torch
 
 from c2f_nnunet.data.store import Store
 from c2f_nnunet.io import records
-from c2f_nnunet.network.precision import default_device, find_device, place
-from c2f_nnunet.network.unet import build_network
+from c2f_nnunet.network.precision import default_device, find_device
 from c2f_nnunet.planning.plan import MemberPlan
 from c2f_nnunet.running.members import validation
 from c2f_nnunet.running.model import open_model
-from c2f_nnunet.training.loss import deep_supervised, make_loss
 from c2f_nnunet.training.sampler import Batches, CachedVolumes, CropSource, SliceSource, stream
-from c2f_nnunet.training.schedule import Budget, learning_rate
-from c2f_nnunet.training.train import OPTIMISERS, _step, _update_average
+from c2f_nnunet.training.schedule import Budget
+from c2f_nnunet.training.state import new_state
+from c2f_nnunet.training.train import Clock, Place, make_step
 from c2f_nnunet.workspace import Workspace, store_folder
 
 
@@ -59,26 +57,22 @@ def run(member: MemberPlan, model, store, args) -> list[dict]:
     source = SliceSource(member, model.plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
     cached.load()
     validate = validation(model.plan, member, CachedVolumes(volumes.of_cases(split.val), 4.0), device)
-    torch.manual_seed(args.seed)
-    network, average = (place(build_network(member.network), device, member.network.dimensions) for _ in range(2))
-    average.load_state_dict(network.state_dict())
-    optimiser, loss_of = OPTIMISERS[plan.optimiser](network.parameters(), plan), deep_supervised(make_loss(plan.loss))
-    budget, marks, step, used_s, rows = Budget(args.steps, args.seconds), [1 / 3, 2 / 3, 1.0], 0, 0.0, []
-    network.train()
+    state = new_state(member.network, plan, args.seed, device)
+    clock, marks, rows = Clock(Budget(args.steps, args.seconds), state.progress), [1 / 3, 2 / 3, 1.0], []
+    step = make_step(state, plan, clock, Place(device))
+    state.network.train()
     with closing(stream(Batches(source, plan.batch_size, args.seed, 0, 1), 1)) as batches:
         for batch in batches:
-            began = time.monotonic()
-            rate = learning_rate(plan.learning_rate, plan.schedule, budget.progress(step, used_s), step, plan.warmup_steps)
-            loss = _step(network, optimiser, loss_of, batch, rate, plan.clip_norm, device)
-            step += 1
-            _update_average(average, network, plan.ema_decay, step)
-            used_s += time.monotonic() - began
-            if budget.progress(step, used_s) >= marks[0]:
-                found = {o: None if v is None else round(100 * v, 1) for o, v in validate(average.eval()).items()}
+            loss, _ = step(batch)
+            if clock.used() >= marks[0]:
+                used_s, began = clock.elapsed_s, time.monotonic()
+                found = {o: None if v is None else round(100 * v, 1) for o, v in validate(state.average.eval()).items()}
                 defined = [v for v in found.values() if v is not None]
-                rows.append({"at": f"{marks.pop(0):.0%}", "steps": step, "ms/step": round(1000 * used_s / step), "loss": round(loss, 3), **found, "mean": sum(defined) / max(1, len(defined))})
+                mean = sum(defined) / max(1, len(defined))
+                rows.append({"at": f"{marks.pop(0):.0%}", "steps": state.progress.step, "ms/step": round(1000 * used_s / state.progress.step), "loss": round(loss, 3), **found, "mean": mean})
                 if not marks:
                     break
+                clock.began += time.monotonic() - began  # validating costs no time here
     return rows
 
 

@@ -38,7 +38,7 @@ def body(args: argparse.Namespace) -> int:
     from ..running import graph
     from ..running.members import TrainOptions
     from ..running.model import open_model
-    from ..training.train import weights_path
+    from ..training.state import weights_path
     from ..workspace import Workspace, store_folder
 
     workspace = Workspace.find(args.workspace)
@@ -81,7 +81,7 @@ def _train(model, store, job, split, title: str, stop: StopRequest) -> int | Non
     from tqdm import tqdm
 
     from ..running.engines import run_here
-    from ..training.train import Interrupted
+    from ..training.train import Hooks, Interrupted
 
     plan, seconds = job.settings.training, job.settings.seconds
     total = seconds or plan.epochs
@@ -94,7 +94,7 @@ def _train(model, store, job, split, title: str, stop: StopRequest) -> int | Non
             bar.set_postfix({"loss": f"{row['train_loss']:.3f}", **({"DSC": f"{row['val_dsc']:.3f}"} if "val_dsc" in row else {})})
 
         try:
-            progress = run_here(model, store, job, split, on_epoch, stop)
+            progress = run_here(model, store, job, split, Hooks(on_epoch, stop))
         except Interrupted:
             bar.close()
             print(f"{title}: stopped after a checkpoint; go on with the same command and --c")

@@ -39,7 +39,7 @@ def slab(volume: np.ndarray, axis: int, index: int, context: int, window: Box, f
     """
     start, stop = list(window.start), list(window.stop)
     start[axis], stop[axis] = index - context, index + context + 1
-    return np.moveaxis(crop_and_pad_nd(volume, list(zip(start, stop)), fill), axis, 0)
+    return np.moveaxis(crop_and_pad_nd(volume, [[a, b] for a, b in zip(start, stop)], fill), axis, 0)
 
 
 def slice_input(volume_hu: np.ndarray, member: MemberPlan, index: int, window: Box, anchor_index) -> np.ndarray:

@@ -7,7 +7,6 @@ import signal
 import socket
 from contextlib import suppress
 from functools import partial
-from typing import Callable
 
 import torch
 import torch.distributed as dist
@@ -16,27 +15,23 @@ import torch.multiprocessing as processes
 from ..data.splits import Split
 from ..errors import TrainingError
 from ..network.precision import find_device
-from ..training.train import Interrupted, Progress
+from ..training.state import Progress
+from ..training.train import Hooks, Interrupted, Place
 from ..workspace import ModelFolder, StoreFolder
-from .graph import Job
-from .members import is_finished, run_member
+from .members import Job, is_finished, run_member
 from .model import Model, open_model
 
 POLL_S = 0.5  # how often the parent of several processes looks whether to stop
 GRACE_S = 5.0  # for the others to end by themselves when one has failed
 
 
-def run_here(
-    model: Model, store: StoreFolder, job: Job, split: Split,
-    on_epoch: Callable[[list[dict]], None] = lambda rows: None, should_stop: Callable[[], bool] = lambda: False,
-) -> Progress | None:  # fmt: skip
+def run_here(model: Model, store: StoreFolder, job: Job, split: Split, hooks: Hooks = Hooks()) -> Progress | None:
     """Train a member: in this process, or, with settings.world > 1, in that many (whose progress stays theirs).
 
-    Raises Interrupted where it stopped after a checkpoint because should_stop() said so, TrainingError where a process failed.
+    Raises Interrupted where it stopped after a checkpoint because hooks.should_stop() said so, TrainingError where a process failed.
     """
     if job.settings.world == 1:
-        device = find_device(job.settings.device)
-        return run_member(model, store, job.task.member, job.task.fold, split, job.settings, device, job.resume, 0, on_epoch, should_stop)
+        return run_member(model, store, job, split, Place(find_device(job.settings.device)), hooks)
     if job.settings.device == "cuda" and torch.cuda.device_count() < job.settings.world:
         raise TrainingError(f"-num_gpus {job.settings.world}: this machine has {torch.cuda.device_count()}; give at most that many")
     if job.settings.device == "mps":
@@ -45,12 +40,12 @@ def run_here(
     many = processes.spawn(_one_of_many, (model.folder.root, store.root, job, split, _free_port(), stop), job.settings.world, join=False)
     try:
         while not many.join(POLL_S, GRACE_S):
-            if should_stop():
+            if hooks.should_stop():
                 stop.set()
     except (processes.ProcessRaisedException, processes.ProcessExitedException) as e:
-        run = model.folder.run(job.task.member.name, job.task.fold).root
+        run = model.folder.run(job.member.name, job.fold).root
         raise TrainingError(f"{run}: one of {job.settings.world} processes ended: {str(e).strip().splitlines()[-1]}") from e
-    if stop.is_set() and not is_finished(model.folder.run(job.task.member.name, job.task.fold)):
+    if stop.is_set() and not is_finished(model.folder.run(job.member.name, job.fold)):
         raise Interrupted
     return None
 
@@ -69,10 +64,9 @@ def _one_of_many(rank: int, model_root, store_root, job: Job, split: Split, port
     backend = "nccl" if job.settings.device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     try:
-        device = find_device(job.settings.device, rank)
-        model, store, task = open_model(ModelFolder(model_root)), StoreFolder(store_root), job.task
+        where = Place(find_device(job.settings.device, rank), rank, world)
         with suppress(Interrupted):
-            run_member(model, store, task.member, task.fold, split, job.settings, device, job.resume, rank, should_stop=stop.is_set)
+            run_member(open_model(ModelFolder(model_root)), StoreFolder(store_root), job, split, where, Hooks(should_stop=stop.is_set))
         dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -12,7 +12,7 @@ from ..planning.plan import MemberPlan, Plan
 from ..training import checkpoint
 from ..training.train import TrainSettings
 from ..workspace import ModelFolder
-from .members import TrainOptions, is_finished, settings_for
+from .members import Job, TrainOptions, is_finished, settings_for
 
 log = logging.getLogger(__name__)
 GROUPS = ("coarse", "fine", "all")
@@ -60,15 +60,6 @@ def tasks(plan: Plan, config: str, folds: tuple[int, ...]) -> list[Task]:
     return [*coarse, *([Task("fusion")] if coarse else []), *fine, Task("merge")]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A member's training as it is about to start: with which settings, and whether it goes on from its checkpoint."""
-
-    task: Task
-    settings: TrainSettings
-    resume: bool
-
-
 def next_job(folder: ModelFolder, task: Task, options: TrainOptions, seconds: float | None, is_group: bool) -> Job | None:
     """How to start a member's training, or None where it is finished.
 
@@ -81,14 +72,14 @@ def next_job(folder: ModelFolder, task: Task, options: TrainOptions, seconds: fl
         return None
     fresh = settings_for(task.member, options, seconds)
     started = checkpoint.exists(run.checkpoint("latest"))
-    if not is_group and started and not options.resume:
+    if not is_group and started and not options.go_on:
         raise TrainingError(f"{run.root}: an unfinished training is there; go on with --c, or move the folder away to start again")
-    if not is_group and options.resume and not started:
+    if not is_group and options.go_on and not started:
         raise TrainingError(f"{run.root}: no checkpoint to continue from; leave --c out to start this training")
     if started and run.settings.exists():
         recorded = records.read(TrainSettings, run.settings)
-        return Job(task, replace(recorded, device=options.device, workers=fresh.workers), True)
-    return Job(task, fresh, False)
+        return Job(task.member, task.fold, replace(recorded, device=options.device, workers=fresh.workers), True)
+    return Job(task.member, task.fold, fresh, False)
 
 
 class TimeBudget:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, replace
-from typing import Callable
 
 import numpy as np
 import torch
@@ -21,7 +20,8 @@ from ..planning.plan import MemberPlan, Plan
 from ..preparing.prepare import jitter_voxels
 from ..training import checkpoint
 from ..training.sampler import CachedVolumes, CropSource, SliceSource
-from ..training.train import Progress, TrainSettings, Validate, train
+from ..training.state import Progress
+from ..training.train import Hooks, Place, TrainSettings, Validate, train
 from ..workspace import RunFolder, StoreFolder, lock, machine_memory_gb
 from .model import Model
 from .preprocess import require_prepared
@@ -42,8 +42,18 @@ class TrainOptions:
     seed: int = 0
     pretrained: str | None = None
     world: int = 1
-    resume: bool = False
+    go_on: bool = False
     workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A member's training as it is about to start: with which settings, and whether it goes on from its checkpoint."""
+
+    member: MemberPlan
+    fold: int
+    settings: TrainSettings
+    go_on: bool
 
 
 def settings_for(member: MemberPlan, options: TrainOptions, seconds: float | None) -> TrainSettings:
@@ -64,45 +74,38 @@ def is_finished(run: RunFolder) -> bool:
     return checkpoint.exists(run.checkpoint("final"))
 
 
-def run_member(
-    model: Model, store: StoreFolder, member: MemberPlan, fold: int, split: Split, settings: TrainSettings, device: torch.device,
-    resume: bool, rank: int = 0, on_epoch: Callable[[list[dict]], None] = lambda rows: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Progress:  # fmt: skip
+def run_member(model: Model, store: StoreFolder, job: Job, split: Split, where: Place, hooks: Hooks = Hooks()) -> Progress:
     """Train one member on one fold, in its run folder, which is locked meanwhile (process 0 holds the lock)."""
-    run = model.folder.run(member.name, fold)
+    member, run = job.member, model.folder.run(job.member.name, job.fold)
     require_prepared(store, member, model.plan, split.train + split.val, f"c2f_plan_and_preprocess -d {model.plan.dataset}")
-    if rank:
-        return _train(model.plan, store, member, split, settings, device, run, resume, rank, on_epoch, should_stop)
-    with lock(run.root, f"training of {member.name} fold {fold}"):
+    if where.rank:
+        return _train(model.plan, store, job, split, run, where, hooks)
+    with lock(run.root, f"training of {member.name} fold {job.fold}"):
         durable.remove_leftovers(run.root)
-        if resume and not checkpoint.exists(run.checkpoint("latest")):
+        if job.go_on and not checkpoint.exists(run.checkpoint("latest")):
             raise TrainingError(f"{run.checkpoint('latest')}: no checkpoint to continue from; leave --c out to start this training")
-        if not resume:
-            records.write(run.settings, settings)
-        return _train(model.plan, store, member, split, settings, device, run, resume, rank, on_epoch, should_stop)
+        if not job.go_on:
+            records.write(run.settings, job.settings)
+        return _train(model.plan, store, job, split, run, where, hooks)
 
 
-def _train(
-    plan: Plan, store: StoreFolder, member: MemberPlan, split: Split, settings: TrainSettings, device, run: RunFolder, resume, rank,
-    on_epoch, should_stop,
-) -> Progress:  # fmt: skip
-    training = Store(store.volumes(member.volumes)).of_cases(split.train)
-    held_out = stored_of(store, member, split.val)
+def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolder, where: Place, hooks: Hooks) -> Progress:
+    member = job.member
+    training, held_out = Store(store.volumes(member.volumes)).of_cases(split.train), stored_of(store, member, split.val)
     if not held_out:
         log.warning("%s: no held-out case has %s; the newest weights count as the best", run.root, " or ".join(member.organs))
     for volume in training + held_out:
         volume.verify()
     cached = CachedVolumes(training, CACHE_SHARE * machine_memory_gb())
     source = SliceSource(member, plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
-    validate = validation(plan, member, CachedVolumes(held_out, CACHE_SHARE * machine_memory_gb()), device)
+    validate = validation(plan, member, CachedVolumes(held_out, CACHE_SHARE * machine_memory_gb()), where.device)
 
     def after_epoch(rows: list[dict]) -> None:
         if "val_dsc" in rows[-1] or len(rows) % 5 == 1:
             progress_figure(rows, run.progress)
-        on_epoch(rows)
+        hooks.on_epoch(rows)
 
-    return train(member, settings, source, run, validate, device, resume, rank, after_epoch, should_stop)
+    return train(member, job.settings, source, run, validate, where, job.go_on, replace(hooks, on_epoch=after_epoch))
 
 
 def validation(plan: Plan, member: MemberPlan, held_out: CachedVolumes, device: torch.device) -> Validate:

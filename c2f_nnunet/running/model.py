@@ -19,7 +19,7 @@ from ..network.precision import place
 from ..network.unet import build_network
 from ..planning.plan import MemberPlan, Plan, read_plan
 from ..training import checkpoint
-from ..training.train import restore_weights
+from ..training.state import restore_weights
 from ..workspace import ModelFolder
 
 log = logging.getLogger(__name__)

@@ -157,12 +157,12 @@ class Batches(SlimDataLoaderBase):
         """Called first in each worker process, which is forked.
 
         OpenMP's threads did not come along, so torch must not wait for them. The training's signal handlers did: a worker
-        leaves Ctrl-C to its parent, which still needs batches until its checkpoint, but can itself be ended.
+        leaves every signal to its parent, which needs batches until its checkpoint and then ends its workers.
         """
         super().set_thread_id(thread_id)
         torch.set_num_threads(1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def generate_train_batch(self) -> dict:
@@ -198,13 +198,42 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
+class Workers(MultiThreadedAugmenter):
+    """batchgenerators' worker processes, ended at once instead of by draining their queues.
+
+    A worker that is killed while it hands over a batch leaves half of it in the queue, and whoever reads that waits for
+    ever: so nothing is read from a queue once a worker is dead, and the training hears of it within a second.
+    """
+
+    def _start(self) -> None:
+        starting = not self.was_initialized
+        super()._start()
+        if starting:
+            threading.Thread(target=self._watch, args=(list(self._processes), self.abort_event), daemon=True).start()
+
+    @staticmethod
+    def _watch(workers, abort_event) -> None:
+        while not abort_event.is_set():
+            if not all(worker.is_alive() for worker in workers):
+                abort_event.set()
+            time.sleep(0.5)
+
+    def _finish(self, timeout: float = 5.0, force: bool = False) -> None:
+        self.abort_event.set()
+        for worker in self._processes:
+            worker.kill()
+        for worker in self._processes:
+            worker.join(timeout)
+        self._processes, self._queues, self.was_initialized = [], [], False
+
+
 def stream(batches: Batches, workers: int) -> Iterator[dict]:
     """The batches in order, made by batchgenerators' worker processes, or in this process where workers is 0."""
     if not workers:
         while True:
             yield next(batches)
     batches.source.cached.load()
-    augmenter = MultiThreadedAugmenter(batches, None, workers, num_cached_per_queue=2, seeds=list(range(workers)))
+    augmenter = Workers(batches, None, workers, num_cached_per_queue=2, seeds=list(range(workers)))
     try:
         yield from augmenter
     except RuntimeError as e:  # of the augmenter, where a worker ended; what ended it stands on the screen above

@@ -56,16 +56,16 @@ def job(tiny, is_group: bool, **options):
 
 
 def test_finished_members_are_skipped(tiny_trained):
-    assert job(tiny_trained, True) is None and job(tiny_trained, False) is None and job(tiny_trained, False, resume=True) is None
+    assert job(tiny_trained, True) is None and job(tiny_trained, False) is None and job(tiny_trained, False, go_on=True) is None
 
 
 def test_new_members_start_with_the_command_lines_settings(tiny_planned):
     new = job(tiny_planned, True, epochs=7, batch_size=3, learning_rate=0.5, seed=9)
-    assert not new.resume and new.settings.seed == 9
+    assert not new.go_on and new.settings.seed == 9
     plan = tiny_planned.model.plan.member("2d_top").training
     assert new.settings.training == replace(plan, epochs=7, batch_size=3, learning_rate=0.5)
     with pytest.raises(TrainingError, match="2d_top/fold_0: no checkpoint to continue from; leave --c out"):
-        job(tiny_planned, False, resume=True)
+        job(tiny_planned, False, go_on=True)
 
 
 def test_unfinished_members_go_on_as_they_were_started(tiny_trained, tmp_path):
@@ -77,5 +77,5 @@ def test_unfinished_members_go_on_as_they_were_started(tiny_trained, tmp_path):
     records.write(run.settings, started)
     with pytest.raises(TrainingError, match="fold_0: an unfinished training is there; go on with --c, or move the folder away"):
         job(tiny, False)
-    for going_on in (job(tiny, True, epochs=99), job(tiny, False, resume=True, epochs=99)):
-        assert going_on.resume and going_on.settings == replace(started, device="cpu", workers=0)
+    for going_on in (job(tiny, True, epochs=99), job(tiny, False, go_on=True, epochs=99)):
+        assert going_on.go_on and going_on.settings == replace(started, device="cpu", workers=0)

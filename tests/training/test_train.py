@@ -13,11 +13,12 @@ from c2f_nnunet.data.store import Store
 from c2f_nnunet.errors import ModelError, TrainingError
 from c2f_nnunet.io import records
 from c2f_nnunet.network.unet import build_network
-from c2f_nnunet.running import engines, graph
+from c2f_nnunet.running import engines, graph, members
 from c2f_nnunet.running.members import TrainOptions, settings_for
 from c2f_nnunet.training import checkpoint
 from c2f_nnunet.training.sampler import CachedVolumes, CropSource, SliceSource
-from c2f_nnunet.training.train import Interrupted, TrainSettings, load_weights, train
+from c2f_nnunet.training.state import new_state, start_from
+from c2f_nnunet.training.train import Hooks, Interrupted, Place, TrainSettings, train
 from c2f_nnunet.workspace import RunFolder
 
 CPU = torch.device("cpu")
@@ -37,10 +38,10 @@ def start(
 
     def should_stop() -> bool:
         asked.append(True)
-        return len(asked) == stop_after
+        return stop_after is not None and len(asked) >= stop_after
 
     settings = TrainSettings(training, 1, seconds, 0, "cpu", 1, None)
-    return train(m, settings, source, RunFolder(run), validate, CPU, resume, should_stop=should_stop)
+    return train(m, settings, source, RunFolder(run), validate, Place(CPU), resume, Hooks(should_stop=should_stop))
 
 
 def rows_of(run) -> list[dict]:
@@ -124,14 +125,14 @@ def test_best_is_the_best_and_the_newest_where_nothing_can_be_measured(tiny_plan
 def test_pretrained_weights(tiny_trained, tmp_path):
     member = tiny_trained.model.plan.member("3d_Stem")
     path = tiny_trained.folder.run("3d_Stem", 0).checkpoint("best")
-    network = build_network(member.network)
-    load_weights(network, f"{path}.json")
+    state = new_state(member.network, member.training, 0, CPU)
+    start_from(state, f"{path}.json")
     tensors = weights(path.parent, "best")
-    assert all(torch.equal(v, tensors[f"average.{k}"]) for k, v in network.state_dict().items())
+    assert all(torch.equal(v, tensors[f"average.{k}"]) for net in (state.network, state.average) for k, v in net.state_dict().items())
     with pytest.raises(TrainingError, match=r"the weights do not fit the plan's network \(\d+ tensors differ, first .*\); train it again"):
-        load_weights(build_network(replace(member.network, out_channels=5)), str(path))
+        start_from(new_state(replace(member.network, out_channels=5), member.training, 0, CPU), str(path))
     with pytest.raises(ModelError, match="-pretrained_weights .*nothing.json: no checkpoint there"):
-        load_weights(network, str(tmp_path / "nothing.json"))
+        start_from(state, str(tmp_path / "nothing.json"))
 
 
 def test_two_processes_follow_one_with_the_doubled_batch(tiny_planned, tmp_path):
@@ -142,7 +143,7 @@ def test_two_processes_follow_one_with_the_doubled_batch(tiny_planned, tmp_path)
         model, task = tiny.model, graph.Task("member", tiny.model.plan.member("3d_Stem"), 0)
         settings = settings_for(task.member, TrainOptions("cpu", epochs=1, batch_size=batch_size, world=world, workers=0), None)
         training = replace(settings.training, steps_per_epoch=3, loss=replace(settings.training.loss, dice_weight=0.0), clip_norm=0.0)
-        job = graph.Job(task, replace(settings, training=training), False)
+        job = members.Job(task.member, 0, replace(settings, training=training), False)
         engines.run_here(model, tiny.store, job, model.splits()[0])
         results[world] = weights(tiny.folder.run("3d_Stem", 0).root)
     assert results[1].keys() == results[2].keys()
@@ -155,7 +156,7 @@ def test_two_processes_follow_one_with_the_doubled_batch(tiny_planned, tmp_path)
 def test_a_failing_process_is_a_stated_error(tiny_planned, tmp_path):
     tiny = tiny_planned.copy(tmp_path / "w")
     settings = settings_for(tiny.model.plan.member("3d_Stem"), TrainOptions("cpu", world=2, workers=0, pretrained="/nowhere"), None)
-    job = graph.Job(graph.Task("member", tiny.model.plan.member("3d_Stem"), 0), settings, False)
+    job = members.Job(tiny.model.plan.member("3d_Stem"), 0, settings, False)
     with pytest.raises(TrainingError, match="one of 2 processes ended: .*-pretrained_weights /nowhere: no checkpoint there"):
         engines.run_here(tiny.model, tiny.store, job, tiny.model.splits()[0])
 
