@@ -25,7 +25,8 @@ def main() -> None:
     p.add_argument("--minutes", type=float, default=40)
     p.add_argument("--device", default="cpu")
     args = p.parse_args()
-    env = {**os.environ, "C2F_RAW": str(args.raw), "C2F_PREPROCESSED": str(args.workspace / "preprocessed"), "C2F_RESULTS": str(args.workspace / "results")}
+    places = {"C2F_RAW": args.raw, "C2F_PREPROCESSED": args.workspace / "preprocessed", "C2F_RESULTS": args.workspace / "results"}
+    env = os.environ | {name: str(folder) for name, folder in places.items()}
     (found,) = [f for f in args.raw.iterdir() if f.name == args.dataset or f.name.startswith(f"Dataset{args.dataset.zfill(3)}_")]
     out = args.workspace / "predictions" / found.name
     steps = {

@@ -69,7 +69,9 @@ def run(member: MemberPlan, model, store, args) -> list[dict]:
                 found = {o: None if v is None else round(100 * v, 1) for o, v in validate(state.average.eval()).items()}
                 defined = [v for v in found.values() if v is not None]
                 mean = sum(defined) / max(1, len(defined))
-                rows.append({"at": f"{marks.pop(0):.0%}", "steps": state.progress.step, "ms/step": round(1000 * used_s / state.progress.step), "loss": round(loss, 3), **found, "mean": mean})
+                done = state.progress.step
+                row = {"at": f"{marks.pop(0):.0%}", "steps": done, "ms/step": round(1000 * used_s / done), "loss": round(loss, 3)}
+                rows.append(row | found | {"mean": mean})
                 if not marks:
                     break
                 clock.began += time.monotonic() - began  # validating costs no time here

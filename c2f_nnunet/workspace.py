@@ -37,7 +37,8 @@ class Workspace:
             return cls(root / "raw", root / "preprocessed", root / "results")
         raw = os.environ.get("C2F_RAW") or os.environ.get("nnUNet_raw")
         if not raw:
-            raise WorkspaceError("no folders named: set C2F_RAW, C2F_PREPROCESSED and C2F_RESULTS, or give --workspace DIR holding raw/ preprocessed/ results/")
+            given = "set C2F_RAW, C2F_PREPROCESSED and C2F_RESULTS, or give --workspace DIR holding raw/ preprocessed/ results/"
+            raise WorkspaceError(f"no folders named: {given}")
         beside = Path(raw).absolute().parent
         return cls(
             Path(raw).absolute(),
@@ -82,7 +83,8 @@ class Workspace:
         if wanted is None:
             raise WorkspaceError(f"{self.results / dataset}: which plan? give -pl with one of: {', '.join(made)}")
         if wanted not in made:
-            raise WorkspaceError(f"{self.results / dataset / wanted}: no plan.json there; run c2f_plan_and_preprocess -d {dataset} -pl {wanted} first")
+            remedy = f"run c2f_plan_and_preprocess -d {dataset} -pl {wanted} first"
+            raise WorkspaceError(f"{self.results / dataset / wanted}: no plan.json there; {remedy}")
         return ModelFolder(self.results / dataset / wanted)
 
 

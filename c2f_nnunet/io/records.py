@@ -80,7 +80,8 @@ def to_text(value) -> str:
 def _layout(value, depth: int) -> str:
     pad, inner = " " * depth, " " * (depth + 1)
     if isinstance(value, dict) and value:
-        return "{\n" + ",\n".join(f"{inner}{json.dumps(k, ensure_ascii=False)}: {_layout(v, depth + 1)}" for k, v in value.items()) + f"\n{pad}}}"
+        entries = (f"{inner}{json.dumps(k, ensure_ascii=False)}: {_layout(v, depth + 1)}" for k, v in value.items())
+        return "{\n" + ",\n".join(entries) + f"\n{pad}}}"
     if isinstance(value, list) and any(isinstance(v, dict) for v in value):
         return "[\n" + ",\n".join(inner + _layout(v, depth + 1) for v in value) + f"\n{pad}]"
     return json.dumps(value, ensure_ascii=False)

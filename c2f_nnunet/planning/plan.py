@@ -18,7 +18,7 @@ PLAN_VERSION = 1
 
 @record
 class Window:
-    """Intensities in: ((clip(HU, low, high) - low) / (high - low) - mean) / std. The paper's equation (5), its mean removed; its std is 1."""
+    """Intensities in: ((clip(HU, low, high) - low) / (high - low) - mean) / std. The paper's equation (5), where std is 1."""
 
     low_hu: float
     high_hu: float

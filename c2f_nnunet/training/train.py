@@ -25,6 +25,7 @@ from .state import Progress, TrainState, new_state, resume, start_from, update_a
 
 log = logging.getLogger(__name__)
 Validate = Callable[[nn.Module], dict[str, float | None]]
+Step = Callable[[dict], tuple[float, float]]  # a batch → its loss and the learning rate
 
 
 @record
@@ -89,8 +90,9 @@ class Clock:
 
 
 def train(
-    member: MemberPlan, settings: TrainSettings, source, run: RunFolder, validate: Validate, where: Place, go_on: bool = False, hooks: Hooks = Hooks()
-) -> Progress:
+    member: MemberPlan, settings: TrainSettings, source, run: RunFolder, validate: Validate, where: Place,
+    go_on: bool = False, hooks: Hooks = Hooks(),
+) -> Progress:  # fmt: skip
     """Train a member to its budget's end, keeping the best by held-out Dice; returns the final progress.
 
     source draws samples (see sampler); validate(network) gives each organ's held-out Dice, None where undefined. Where it
@@ -137,7 +139,9 @@ def train(
     return progress
 
 
-def _epoch(state: TrainState, step: Callable[[dict], tuple[float, float]], batches, plan: TrainingPlan, clock: Clock, where: Place, run: RunFolder, hooks: Hooks) -> dict:
+def _epoch(
+    state: TrainState, step: Step, batches, plan: TrainingPlan, clock: Clock, where: Place, run: RunFolder, hooks: Hooks
+) -> dict:
     """One epoch, or what is left of it where a training was stopped inside it; returns its row of the log."""
     state.network.train()
     losses, waited_s, began, rate = [], 0.0, time.monotonic(), 0.0
@@ -153,7 +157,8 @@ def _epoch(state: TrainState, step: Callable[[dict], tuple[float, float]], batch
         if where.agreed(float(clock.used() >= 1.0)):
             break
     if not np.isfinite(losses).all():
-        raise TrainingError(f"{run.root}: the loss became {np.mean(losses)} in epoch {state.progress.epoch}; lower the learning rate with --lr")
+        what = f"the loss became {np.mean(losses)} in epoch {state.progress.epoch}"
+        raise TrainingError(f"{run.root}: {what}; lower the learning rate with --lr")
     return {
         "epoch": state.progress.epoch, "step": state.progress.step, "train_loss": float(np.mean(losses)), "lr": rate,
         "seconds": time.monotonic() - began, "waited_s": waited_s,
@@ -175,7 +180,7 @@ def _timed(batches):
         began = time.monotonic()
 
 
-def make_step(state: TrainState, plan: TrainingPlan, clock: Clock, where: Place) -> Callable[[dict], tuple[float, float]]:
+def make_step(state: TrainState, plan: TrainingPlan, clock: Clock, where: Place) -> Step:
     """step(batch) → (loss, learning rate): one optimiser step, and the running average brought up to date."""
     network = nn.parallel.DistributedDataParallel(state.network) if where.world > 1 else state.network
     loss_of = deep_supervised(make_loss(plan.loss))
