@@ -116,6 +116,9 @@ def _fit(kind: str, model, store, device, workspace) -> None:
 
     due = fit.fusion_is_due(model) if kind == "fusion" else fit.merge_is_due(model)
     if not due:
+        members = model.plan.coarse.members if kind == "fusion" else model.plan.members
+        if not fit.complete_folds(model, members, "best"):
+            print(f"{kind} weights: not fitted yet, no fold has all of {', '.join(m.name for m in members)} trained")
         return
     with tqdm(desc=f"fitting the {kind} weights", unit="case", disable=None) as bar:
         if kind == "fusion":

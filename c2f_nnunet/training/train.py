@@ -113,7 +113,7 @@ def train(
 
     with closing(stream(batches, settings.workers)) as batch_stream:
         for epoch in count(progress.epoch):
-            if progress.done or where.agreed(float(clock.used() >= 1.0)):
+            if progress.done:
                 break
             row = _epoch(state, step, batch_stream, plan, clock, where, run, hooks)
             last = bool(where.agreed(float(clock.used() >= 1.0)))
@@ -124,9 +124,7 @@ def train(
                     progress.best = row["val_dsc"]
                     if where.rank == 0:
                         state.save_weights(run, "best")
-            # validating may itself have used up the time
-            progress.done = bool(where.agreed(float(last or clock.used() >= 1.0)))
-            progress.elapsed_s = clock.elapsed_s
+            progress.done, progress.elapsed_s = last, clock.elapsed_s
             state.rows.append(row)
             stopping = bool(where.agreed(float(hooks.should_stop())))
             if where.rank == 0:

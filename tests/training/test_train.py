@@ -17,7 +17,7 @@ from c2f_nnunet.running import engines, graph, members
 from c2f_nnunet.running.members import TrainOptions, settings_for
 from c2f_nnunet.training import checkpoint
 from c2f_nnunet.training.sampler import CachedVolumes, CropSource, SliceSource
-from c2f_nnunet.training.state import new_state, start_from
+from c2f_nnunet.training.state import TrainState, new_state, start_from
 from c2f_nnunet.training.train import Hooks, Interrupted, Place, TrainSettings, train
 from c2f_nnunet.workspace import RunFolder
 
@@ -99,6 +99,13 @@ def test_a_time_budget_ends_in_time_with_a_small_rate(tiny_planned, tmp_path):
     rows = rows_of(tmp_path)
     assert len(rows) > 1
     assert rows[-1]["lr"] < 0.3 * max(r["lr"] for r in rows) and "val_dsc" in rows[-1]
+
+
+def test_a_time_budget_that_ends_between_epochs_still_validates(tiny_planned, tmp_path, monkeypatch):
+    """Time passes outside the steps, too: the log, a checkpoint. The last weights must be validated and kept all the same."""
+    monkeypatch.setattr(TrainState, "write_log", lambda self, run: time.sleep(1.5))
+    progress = start(tiny_planned, tmp_path, seconds=1.2, validate_every=100, validate=lambda network: {"Stem": 0.3})
+    assert progress.best == 0.3 and checkpoint.exists(RunFolder(tmp_path).checkpoint("best"))
 
 
 def test_a_loss_that_is_not_finite_is_a_stated_error(tiny_planned, tmp_path):
