@@ -45,7 +45,7 @@ def body(args: argparse.Namespace) -> None:
     device = find_device(args.device or default_device())
     with tqdm(desc="cross-validating", unit="case", disable=None) as bar:
         page = crossval(model, dataset, device, args.checkpoint, dict(args.compare), lambda case: bar.update())
-    print((folder.crossval / "report.md").read_text().split("## Cases")[0].strip())
+    print((folder.crossval / "report.md").read_text().split("## All metrics")[0].strip())
     print(f"\nreport: {page}")
 
 
