@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from .locate import Located, accept_prior, grown, locate, outside_faces, touches
 from .member import predict_crop, predict_volume
 
 MERGE_SOURCES = ("fine", "coarse")
-Networks = Mapping[str, Sequence[nn.Module]]  # member → its folds' networks in eval mode, on the device
+Networks = Mapping[str, Collection[nn.Module]]  # member → its folds' networks in eval mode, on the device
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from typing import Iterator
 from typing import Mapping
 
 import torch
@@ -93,6 +94,36 @@ def load_network(model: Model, member: MemberPlan, fold: int, which: str, device
     return place(network, device, member.network.dimensions).eval()
 
 
+@dataclass(frozen=True)
+class FoldNetworks:
+    """One member's networks, loaded one at a time as they are iterated over: memory does not grow with the folds."""
+
+    model: Model
+    member: MemberPlan
+    folds: tuple[int, ...]
+    which: str
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.folds)
+
+    def __contains__(self, network: object) -> bool:
+        return False  # each iteration makes new ones
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        for fold in self.folds:
+            yield load_network(self.model, self.member, fold, self.which, self.device)
+
+
+def _checked(networks: FoldNetworks) -> FoldNetworks | list[nn.Module]:
+    """Every network loaded once, so that a damaged one is an error before anything is computed; a single one is kept."""
+    if len(networks) == 1:
+        return list(networks)
+    for _ in networks:
+        pass
+    return networks
+
+
 def build_cascade(
     model: Model, folds: tuple[int, ...] | None, which: str, device: torch.device, flips: bool = True, stage: str = "fine"
 ) -> tuple[Cascade, dict[str, tuple[int, ...]]]:
@@ -117,6 +148,6 @@ def build_cascade(
         raise ModelError(f"{model.folder.root}: no trained coarse member there; run c2f_train all all first")
     if missing := [m.name for m in members if m.name not in found]:
         log.warning("%s: not trained and left out: %s", model.folder.root, ", ".join(missing))
-    networks = {m.name: [load_network(model, m, f, which, device) for f in found[m.name]] for m in members if m.name in found}
+    networks = {m.name: _checked(FoldNetworks(model, m, found[m.name], which, device)) for m in members if m.name in found}
     fusion = model.fusion
     return Cascade(model.plan, networks, fusion.coarse, fusion.merge, device, flips), found
