@@ -44,8 +44,8 @@ def main() -> None:
             member = members[organ]
             # the organ fits the crop where half of the crop is more than the centre's error and half of the organ
             room = (np.array(member.shape) * member.spacing_mm - boxed(image.geometry, box).extent_mm) / 2
-            rows.append({"organ": organ, "z": off[0], "y": off[1], "x": off[2], "within jitter": (off <= member.jitter_mm).all(),
-                         "organ inside crop": (off <= room).all(), "jitter": member.jitter_mm})
+            rows.append({"organ": organ, "z": off[0], "y": off[1], "x": off[2], "within jitter": (off <= np.array(member.jitter_mm)).all(),
+                         "organ inside crop": (off <= room).all(), "jitter": " × ".join(f"{j:.1f}" for j in member.jitter_mm)})
     table = pd.DataFrame(rows)
     summary = table.groupby("organ", sort=False)
     errors = summary[["z", "y", "x"]].quantile([0.5, 0.95]).unstack().round(1)

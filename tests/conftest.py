@@ -53,7 +53,7 @@ TINY_PLAN = {
     },
     "fine": {
         "member": {
-            "spacing_mm": [4.0, 4.0, 4.0], "shape": [16, 16, 16], "jitter_mm": 8.0,
+            "spacing_mm": [4.0, 4.0, 4.0], "shape": [16, 16, 16], "jitter_mm": [8.0, 8.0, 8.0],
             "windows": [{"low_hu": -100.0, "high_hu": 400.0, "mean": 0.3}],
             "network": {"features": [6, 12], "background_prior": 0.0}, "training": {**_TRAINING, "batch_size": 4},
         },

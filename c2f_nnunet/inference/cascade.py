@@ -192,7 +192,7 @@ def _upright(array: np.ndarray, crop: Crop) -> np.ndarray:
 
 def _holding(member: MemberPlan, extent_mm) -> tuple[int, ...]:
     """The member's shape, larger where the located organ and its margin would not fit into it."""
-    need = [np.ceil((e + 2 * member.jitter_mm) / s) for e, s in zip(extent_mm, member.spacing_mm)]
+    need = [np.ceil((e + 2 * j) / s) for e, j, s in zip(extent_mm, member.jitter_mm, member.spacing_mm)]
     return tuple(int(max(n, np.ceil(m / k) * k)) for n, m, k in zip(member.shape, need, _multiples(member)))
 
 

@@ -156,7 +156,7 @@ def view_member(
     )  # fmt: skip
     return MemberPlan(
         name=name, stage="coarse", organs=fingerprint.labels.organs, axis=axis, volumes="coarse", spacing_mm=spacing, shape=shape,
-        windows=chosen, context_slices=context, position_channels=positions, jitter_mm=0.0, network=network,
+        windows=chosen, context_slices=context, position_channels=positions, jitter_mm=(0.0, 0.0, 0.0), network=network,
         training=training, minutes_share=0.15,
         rules={
             "organs": "all: one network for all organs of the data set (paper)",

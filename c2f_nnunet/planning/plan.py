@@ -13,7 +13,7 @@ from ..io import records
 from ..io.records import record
 from ..labels import LabelSet
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 @record
@@ -87,6 +87,7 @@ class MemberPlan:
     axis: the array axis that a 2D member slices across (0 top, 1 front, 2 side); None for a 3D member.
     organs: every organ of the label set for a coarse member; one organ, or a (left, right) pair that shares the
     network, for a fine one. shape, spacing_mm: of the prepared volume (coarse) or crop (fine), (z, y, x).
+    jitter_mm: how far, along each axis and either way, training crops are moved off the organ; 0 for a coarse member.
     volumes: the folder of the store that it is trained from.
     """
 
@@ -100,7 +101,7 @@ class MemberPlan:
     windows: tuple[Window, ...]
     context_slices: int
     position_channels: int
-    jitter_mm: float
+    jitter_mm: tuple[float, float, float]
     network: NetworkPlan
     training: TrainingPlan
     minutes_share: float

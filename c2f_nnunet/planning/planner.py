@@ -82,7 +82,7 @@ def derivation(plan: Plan) -> list[str]:
         lines.append(f"{m.name}: {grid}, batch {m.training.batch_size}, features {_show(m.network.features)}")
         shown = {
             "windows": ", ".join(f"[{w.low_hu:.0f}, {w.high_hu:.0f}] HU" for w in m.windows), "spacing_mm": _show(m.spacing_mm),
-            "shape": _show(m.shape), "jitter_mm": f"{m.jitter_mm} mm",
+            "shape": _show(m.shape), "jitter_mm": f"{_show(m.jitter_mm)} mm",
         }  # fmt: skip
         for key, rule in m.rules.items():
             line = f"    {key.replace('_mm', '')}{' ' + shown[key] if key in shown else ''}: {rule}"

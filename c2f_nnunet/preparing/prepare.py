@@ -79,4 +79,4 @@ def training_crop(
 
 def jitter_voxels(member: MemberPlan) -> tuple[int, int, int]:
     """The member's jitter in whole voxels of its grid, at least one."""
-    return tuple(max(1, int(np.ceil(member.jitter_mm / s))) for s in member.spacing_mm)
+    return tuple(max(1, int(np.ceil(j / s))) for j, s in zip(member.jitter_mm, member.spacing_mm))

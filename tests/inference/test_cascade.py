@@ -103,7 +103,7 @@ def test_a_box_that_the_organ_touches_is_grown_once(tiny_planned, size, flags, w
     """The coarse stage sees the stem's lower half only: a crop of 48 mm about it is grown to 64 and holds all, one of 32 mm
     grows to 40 and does not."""
     plan = tiny_planned.model.plan
-    small = tuple(replace(m, shape=(size,) * 3, jitter_mm=0.0) if m.name == "3d_Stem" else m for m in plan.fine.members)
+    small = tuple(replace(m, shape=(size,) * 3, jitter_mm=(0.0, 0.0, 0.0)) if m.name == "3d_Stem" else m for m in plan.fine.members)
     plan = replace(plan, fine=replace(plan.fine, members=small))
     hu, geometry, truth = scan(tiny_planned, "t0")
     body_top_to_stem_mm = 42 - 8

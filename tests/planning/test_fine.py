@@ -46,16 +46,17 @@ def test_a_crops_grid_holds_its_extent_and_can_be_pooled():
     assert crop_grid((30, 60, 60), (3.0, 1.0, 1.0)) == (((1, 2, 2), (2, 2, 2), (1, 2, 2)), (10, 64, 64))  # z waits, goes, is short
 
 
-def test_jitter_is_two_coarse_voxels():
-    assert jitter_mm((3.0, 4.414, 4.414)) == 8.83
+def test_jitter_follows_how_the_organs_extent_varies(make):
+    found = [make.organ(extent_mm=(20 + z, 30, 40)) for z in range(0, 101)]  # 5-95 percentile range in z: 90 mm
+    assert jitter_mm(found, (3.0, 4.414, 4.414)) == (26.91, 4.41, 4.41)  # 90 / 4 and one coarse voxel; the voxel alone
 
 
 def test_crop_shape_and_window(make):
     hu = (-100.0, 20.0, 100.0)
     data = make.fingerprint(*[make.case(f"c{i}", Stem=make.organ(extent_mm=(40, 30, 20), hu=hu)) for i in range(3)])
     member = fine_member(("Stem",), data, (3.0, 2.0, 2.0), 0.5, make.gpu)
-    assert member.jitter_mm == 6.0
-    around = 2 * (6.0 + fine.CONTEXT_MM)
+    assert member.jitter_mm == (3.0, 3.0, 3.0)  # one coarse voxel: the extents do not vary
+    around = 2 * (3.0 + fine.CONTEXT_MM)
     extent = np.array([40, 30, 20]) + around
     multiples = np.array(divisors(member.network.strides, 3))
     held = np.multiply(member.shape, member.spacing_mm)

@@ -15,7 +15,7 @@ from c2f_nnunet.io import records
 from c2f_nnunet.planning import planner, topology
 from c2f_nnunet.planning.coarse import LARGEST_VOLUME
 from c2f_nnunet.planning.fine import LARGEST_CROP
-from c2f_nnunet.planning.plan import CoarsePlan, FinePlan, LossPlan, MemberPlan, NetworkPlan, Plan, TrainingPlan, read_plan
+from c2f_nnunet.planning.plan import PLAN_VERSION, CoarsePlan, FinePlan, LossPlan, MemberPlan, NetworkPlan, Plan, TrainingPlan, read_plan
 from c2f_nnunet.planning.planner import choose_plan, derivation, make_plan
 
 GOLDEN = Path(__file__).with_name("golden_auto.json")
@@ -37,7 +37,7 @@ def test_a_plan_survives_its_file(make, tmp_path):
     plan = make_plan(make.pddca(), make.cpu)
     records.write(tmp_path / "plan.json", plan)
     assert read_plan(tmp_path / "plan.json") == plan
-    (tmp_path / "old.json").write_text((tmp_path / "plan.json").read_text().replace('"version": 1', '"version": 99'))
+    (tmp_path / "old.json").write_text((tmp_path / "plan.json").read_text().replace(f'"version": {PLAN_VERSION}', '"version": 99'))
     with pytest.raises(PlanError, match="old.json: plan version 99"):
         read_plan(tmp_path / "old.json")
 
@@ -81,7 +81,7 @@ def test_a_plan_for_pddca_is_sensible(make, machine):
     for m in plan.fine.members:
         assert (np.array(m.spacing_mm) >= own).all()
         assert np.prod(m.shape) <= LARGEST_CROP[budget.accelerator]
-        room = np.multiply(m.shape, m.spacing_mm) - 2 * m.jitter_mm
+        room = np.multiply(m.shape, m.spacing_mm) - 2 * np.array(m.jitter_mm)
         for c in data.cases:
             assert all((np.array(c.organs[o].extent_mm) < room).all() for o in m.organs)
         assert m.training.batch_size >= 2
@@ -152,7 +152,7 @@ def test_a_pinned_coarse_spacing_reshapes_the_volume_and_the_jitter(make, tmp_pa
     plan = choose_plan(reference(tmp_path, coarse={"spacing_mm": [4.0, 4.0, 4.0]}), make.pddca(), make.gpu)
     same = make_plan(make.pddca(), make.gpu, spacing_mm=(4, 4, 4))
     assert plan.coarse.shape == same.coarse.shape
-    assert plan.fine.members[0].jitter_mm == 8.0
+    assert plan.fine.members[0].jitter_mm == same.fine.members[0].jitter_mm
 
 
 def test_pinned_shapes_are_made_divisible_and_say_so(make, tmp_path):
@@ -230,7 +230,7 @@ def test_a_whole_plan_that_cannot_be_pooled_is_refused(make, tmp_path):
 def test_a_given_spacing_does_not_vanish_silently(make, tmp_path):
     with pytest.raises(PlanError, match="fixes the coarse spacing; leave --overwrite_target_spacing out"):
         choose_plan("paper_han", make.pddca(), make.gpu, spacing_mm=(2, 2, 2))
-    free = reference(tmp_path, fine={"member": {"jitter_mm": 3.0}})
+    free = reference(tmp_path, fine={"member": {"jitter_mm": [3.0, 3.0, 3.0]}})
     assert choose_plan(free, make.pddca(), make.gpu, spacing_mm=(2, 2, 2)).coarse.spacing_mm == (2, 2, 2)
 
 

@@ -10,7 +10,7 @@ TRAINING = TrainingPlan(4, 1, 1, 1, 1e-3, "adamw", "poly", 0, 0.0, 0.9, 0.0, Los
 
 
 def member(
-    axis, shape=(8, 6, 10), spacing_mm=(2.0, 1.0, 1.0), context=1, positions=3, organs=("Gland_L", "Gland_R"), jitter_mm=0.0,
+    axis, shape=(8, 6, 10), spacing_mm=(2.0, 1.0, 1.0), context=1, positions=3, organs=("Gland_L", "Gland_R"), jitter_mm=(0.0, 0.0, 0.0),
     windows=WINDOWS,
 ):  # fmt: skip
     """A view across `axis`, or with axis None a fine member."""
@@ -23,7 +23,7 @@ def member(
     )  # fmt: skip
 
 
-def fine(organs, shape, spacing_mm, jitter_mm=0.0):
+def fine(organs, shape, spacing_mm, jitter_mm=(0.0, 0.0, 0.0)):
     return member(None, shape, spacing_mm, 0, 0, organs, jitter_mm, WINDOWS[:1])
 
 

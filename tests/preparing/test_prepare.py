@@ -81,7 +81,7 @@ def test_labels_lie_where_the_image_shows_them(plans):
 def test_a_training_crop_in_the_scans_spacing_loses_no_voxel(size, plans):
     mask = np.zeros(GRID.shape, bool)
     mask[10:10 + size, 12:12 + size, 30:30 + size] = True
-    member = plans.fine(("Gland_L", "Gland_R"), (8, 8, 8), GRID.spacing_mm, jitter_mm=4.0)
+    member = plans.fine(("Gland_L", "Gland_R"), (8, 8, 8), GRID.spacing_mm, jitter_mm=(4.0, 4.0, 4.0))
     hu, labels, grid = training_crop(np.where(mask, 500, 0).astype(np.int16), mask, GRID, "Gland_R", member, jitter_voxels(member))
     assert hu.shape == labels.shape == grid.shape == (10, 10, 10)
     assert labels.sum() == size**3 and np.array_equal(labels == 1, hu == 500)
@@ -106,5 +106,5 @@ def test_an_organ_without_a_voxel_has_no_crop(plans):
 
 
 def test_jitter_in_voxels(plans):
-    assert jitter_voxels(plans.fine(("Stem",), (8, 8, 8), (3.0, 2.0, 1.0), jitter_mm=4.0)) == (2, 2, 4)
-    assert jitter_voxels(plans.fine(("Stem",), (8, 8, 8), (3.0, 2.0, 1.0), jitter_mm=0.0)) == (1, 1, 1)
+    assert jitter_voxels(plans.fine(("Stem",), (8, 8, 8), (3.0, 2.0, 1.0), jitter_mm=(7.0, 4.0, 2.5))) == (3, 2, 3)
+    assert jitter_voxels(plans.fine(("Stem",), (8, 8, 8), (3.0, 2.0, 1.0))) == (1, 1, 1)
