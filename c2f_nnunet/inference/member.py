@@ -11,7 +11,7 @@ from ..network.precision import autocast
 from ..planning.plan import MemberPlan
 from ..preparing.crops import is_symmetric
 from ..preparing.normalise import normalise
-from ..preparing.views import left_right_axis, mirrored_input, odd_channels, slice_input
+from ..preparing.views import can_mirror, left_right_axis, mirrored_input, odd_channels, slice_input
 from .tiles import tile_weight, tiles
 
 SLICES_A_BATCH = 16
@@ -23,7 +23,8 @@ def predict_volume(
     """A 2D member over a prepared volume (z, y, x) of HU: softmax probabilities (organs + 1, z, y, x), float16.
 
     Every slice is seen in windows of the plan's size; where several windows overlap they are averaged by weight.
-    flips: average with the mirrored patient's result, its left and right organs swapped back.
+    flips: average with the mirrored patient's result, its left and right organs swapped back, where the network was trained
+    with mirrored patients and can tell them apart.
     """
     boxes = tiles(hu.shape, _tile_shape(hu.shape, member))
     total = np.zeros((labels.channels, *hu.shape), np.float16 if len(boxes) == 1 else np.float32)
@@ -61,7 +62,7 @@ def _slices(network, member: MemberPlan, labels: LabelSet, hu, anchor_index, ind
     batch = torch.from_numpy(np.stack([slice_input(hu, member, i, window, anchor_index) for i in indices]))
     batch = batch.to(device, memory_format=torch.channels_last)
     result = _softmax(network, batch, device)
-    if flips and labels.is_symmetric:
+    if flips and labels.is_symmetric and member.training.mirrors and can_mirror(member):
         turned = mirror_slices(batch, member)
         back = _softmax(network, turned, device)[:, list(labels.mirrored_channel)]
         axis = left_right_axis(member.axis)
@@ -87,10 +88,11 @@ def _softmax(network: nn.Module, batch: torch.Tensor, device: torch.device) -> t
 def predict_crop(network: nn.Module, member: MemberPlan, hu: np.ndarray, device: torch.device, flips: bool) -> np.ndarray:
     """A 3D member over one crop (z, y, x) of HU: the organ's probability (z, y, x), float32.
 
-    flips: average with the mirrored crop, where the organ is its own mirror image (not one side of a pair).
+    flips: average with the mirrored crop, where the organ is its own mirror image (not one side of a pair) and the network
+    was trained with mirrored patients.
     """
     batch = torch.from_numpy(normalise(hu, member.windows)[None]).to(device, memory_format=torch.channels_last_3d)
     result = _softmax(network, batch, device)[0, 1]
-    if flips and is_symmetric(member):
+    if flips and is_symmetric(member) and member.training.mirrors:
         result = 0.5 * (result + _softmax(network, batch.flip(4), device)[0, 1].flip(2))
     return result.cpu().numpy()

@@ -25,7 +25,7 @@ class SqueezeExcite(nn.Module):
         self.excite = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.flatten(2).mean(2)))))
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean(tuple(range(2, x.ndim)))))))
         return x * gate.reshape(*gate.shape, *(1,) * (x.ndim - 2)).to(x.dtype)
 
 

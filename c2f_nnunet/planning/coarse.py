@@ -12,7 +12,6 @@ from .topology import IN_PLANE, POOLINGS, divisors, features, kernels, round_up,
 PAPER_WINDOW = (-400.0, 800.0)
 CONTEXT_MM = 40.0
 BODY_PERCENTILE = 95.0
-WINDOW_STD = 0.25
 BACKGROUND_PRIOR = 4.0
 LARGEST_VOLUME = {True: 24_000_000, False: 4_000_000}  # with an accelerator: about the paper's 280³; on CPU cores
 BASE_FEATURES = {True: 32, False: 16}

@@ -79,6 +79,11 @@ class TrainingPlan:
     foreground_share: float
     augmentation: Literal["paper", "full", "none"]
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether the network sees mirrored patients in training, so that it may be asked about them in prediction."""
+        return self.augmentation == "full"
+
 
 @record
 class MemberPlan:

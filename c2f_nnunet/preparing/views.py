@@ -73,6 +73,12 @@ def odd_channels(member: MemberPlan) -> tuple[int, ...]:
     return tuple(intensity_channels(member) + i for i, a in enumerate(order) if a == LEFT_RIGHT)
 
 
+def can_mirror(member: MemberPlan) -> bool:
+    """Whether a view sees a mirrored patient as such: a sagittal slice without its position is the same slice, and averaging
+    its answer with the swapped one would leave both organs of a pair at one half."""
+    return left_right_axis(member.axis) is not None or bool(odd_channels(member))
+
+
 def mirrored_input(member: MemberPlan) -> tuple[int, ...] | None:
     """The order of input channels in the mirrored patient: a sagittal slice's neighbours are reversed; None elsewhere."""
     if left_right_axis(member.axis) is not None:

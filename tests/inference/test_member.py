@@ -86,7 +86,7 @@ class Sided:
 @pytest.mark.parametrize("view", VIEWS)
 def test_flips_change_nothing_for_a_network_that_treats_both_sides_alike(tiny_planned, view):
     plan = tiny_planned.model.plan
-    member = plan.member(view)
+    member = mirroring(plan.member(view))
     hu = np.random.default_rng(0).integers(-100, 400, (33, 40, 40)).astype(np.int16)
 
     def result(equivariant: bool, flips: bool) -> np.ndarray:
@@ -97,9 +97,41 @@ def test_flips_change_nothing_for_a_network_that_treats_both_sides_alike(tiny_pl
     assert np.abs(result(True, False)[1] - result(True, False)[2]).max() > 0.05
 
 
+def mirroring(member):
+    """The member as one that saw mirrored patients in training; the tiny plan's did not."""
+    return replace(member, training=replace(member.training, augmentation="full"))
+
+
+def test_a_network_that_never_saw_a_mirrored_patient_is_not_asked_about_one(tiny_planned):
+    plan = tiny_planned.model.plan
+    member, hu = plan.member("2d_top"), np.zeros((24, 40, 40), np.int16)
+    a, b, c = (
+        predict_volume(Sided(m, False), m, plan.labels, hu, ANCHOR, CPU, flips)
+        for m, flips in ((member, False), (member, True), (mirroring(member), True))
+    )
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+
+
+def test_a_sagittal_slice_without_its_position_is_not_mirrored(tiny_planned):
+    """Its mirror image is itself: averaged with the swapped sides, no organ of a pair would ever be above one half."""
+    plan = tiny_planned.model.plan
+    side = mirroring(plan.member("2d_side"))
+    channels = len(side.windows)
+    blind = replace(side, position_channels=0, context_slices=0, network=replace(side.network, in_channels=channels))
+
+    class Left:
+        def __call__(self, batch):
+            assert batch.shape[1] == channels
+            return [torch.tensor([0.0, 9, 0, 0]).reshape(1, 4, 1, 1).expand(len(batch), 4, *batch.shape[2:])]
+
+    p = predict_volume(Left(), blind, plan.labels, np.zeros((24, 40, 40), np.int16), ANCHOR, CPU, True)
+    assert p[1].min() > 0.99
+
+
 def test_a_label_set_with_a_lone_side_is_never_flipped(tiny_planned):
     plan = tiny_planned.model.plan
-    member, lone = plan.member("2d_top"), replace(plan.labels, organs=("Gland_L", "Other", "Stem"))
+    member, lone = mirroring(plan.member("2d_top")), replace(plan.labels, organs=("Gland_L", "Other", "Stem"))
     hu = np.zeros((24, 40, 40), np.int16)
     a, b = (predict_volume(Sided(member, False), member, lone, hu, ANCHOR, CPU, flips) for flips in (False, True))
     np.testing.assert_array_equal(a, b)
@@ -115,7 +147,7 @@ class Ramp:
 
 @pytest.mark.parametrize("name, flipped", [("3d_Stem", True), ("3d_Gland", False)])  # a gland's mirror image is the other gland
 def test_crops_are_flipped_for_midline_organs_only(tiny_planned, name, flipped):
-    member = tiny_planned.model.plan.member(name)
+    member = mirroring(tiny_planned.model.plan.member(name))
     hu = np.zeros(member.shape, np.int16)
     plain, averaged = (predict_crop(Ramp(), member, hu, CPU, flips) for flips in (False, True))
     once = 1 / (1 + np.exp(-np.arange(16.0)))

@@ -1,4 +1,5 @@
 """A hand-made fingerprint: nine organs as in PDDCA, scans of 512 × 512 × 150 voxels of 1 × 1 mm, 2.5 mm apart."""
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -55,6 +56,13 @@ def _times(values, k: float) -> tuple[float, ...]:
     return tuple(round(v * k, 3) for v in values)
 
 
+def reference(folder, **values) -> str:
+    """The path of a reference plan's file that is written to `folder`."""
+    path = folder / "mine.json"
+    path.write_text(json.dumps({"name": "mine", **values}))
+    return str(path)
+
+
 CPU = Budget(4.0, False, "given in the test")
 GPU = Budget(8.0, True, "given in the test")
 
@@ -62,5 +70,5 @@ GPU = Budget(8.0, True, "given in the test")
 @pytest.fixture
 def make():
     """The builders above, as one namespace."""
-    made = {"organ": organ, "case": case, "fingerprint": fingerprint, "pddca": pddca, "cpu": CPU, "gpu": GPU}
+    made = {"organ": organ, "case": case, "fingerprint": fingerprint, "pddca": pddca, "reference": reference, "cpu": CPU, "gpu": GPU}
     return SimpleNamespace(**made)

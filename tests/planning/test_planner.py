@@ -10,23 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from c2f_nnunet.errors import PlanError, RecordError
+from c2f_nnunet.errors import PlanError
 from c2f_nnunet.io import records
-from c2f_nnunet.planning import planner, topology
+from c2f_nnunet.planning import planner
 from c2f_nnunet.planning.coarse import LARGEST_VOLUME
 from c2f_nnunet.planning.fine import LARGEST_CROP
-from c2f_nnunet.planning.plan import PLAN_VERSION, CoarsePlan, FinePlan, LossPlan, MemberPlan, NetworkPlan, Plan, TrainingPlan, read_plan
+from c2f_nnunet.planning.plan import PLAN_VERSION, CoarsePlan, FinePlan, MemberPlan, NetworkPlan, Plan, TrainingPlan, read_plan
 from c2f_nnunet.planning.planner import choose_plan, derivation, make_plan
 
 GOLDEN = Path(__file__).with_name("golden_auto.json")
 NAMES = {"name", "stage", "volumes", "members", "rules", "network.dimensions"}  # what a field is called by, not derived
-
-
-def reference(tmp_path, **values) -> str:
-    """A reference plan's file."""
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps({"name": "mine", **values}))
-    return str(path)
 
 
 def test_golden(make):
@@ -105,105 +98,6 @@ def test_no_foreground_is_a_stated_error(make):
         make_plan(make.fingerprint(make.case(), organs=("Stem",)), make.cpu)
 
 
-# --- reference plans
-
-
-def test_paper_han_pins_the_papers_numbers(make):
-    data = make.pddca()
-    plan = choose_plan("paper_han", data, make.gpu)
-    assert (plan.name, plan.coarse.shape, plan.coarse.spacing_mm) == ("paper_han", (280, 280, 280), (1.0, 1.0, 1.0))
-    for m in plan.members:
-        t = m.training
-        assert (t.epochs, t.validate_every, t.learning_rate, t.optimiser, t.schedule) == (100, 10, 1e-4, "adam", "constant")
-        assert m.spacing_mm == (1.0, 1.0, 1.0) and len(m.network.strides) == 3
-        (w,) = m.windows
-        assert (w.low_hu, w.high_hu) == (-400, 800)
-        assert w.mean == pytest.approx((20 + 400) / 1200, abs=1e-4)  # the data set's mean is 20 HU
-    assert [m.training.batch_size for m in plan.coarse.members] == [16] * 3
-    assert {m.training.batch_size for m in plan.fine.members} == {4}
-    assert plan.coarse.members[0].training.loss == LossPlan("weighted_ce", "predictions", 1.0, 0.0)
-    assert plan.fine.members[0].training.loss == LossPlan("generalised_dice", "none", 0.0, 1.0)
-    assert plan.coarse.members[0].rules["training.loss"] == "name, class_weights, temper, dice_weight pinned by paper_han"
-    assert plan.coarse.members[0].network.in_channels == 1
-
-
-def test_an_epoch_of_paper_han_is_one_pass(make):
-    plan = choose_plan("paper_han", make.pddca(), make.gpu)
-    steps = {m.name: m.training.steps_per_epoch for m in plan.members}
-    assert steps["2d_side"] == 8 * 280 // 16  # four fifths of ten cases, 280 slices each
-    assert steps["3d_Mandible"] == 8 // 4
-    assert steps["3d_Parotid"] == 16 // 4  # both sides
-    assert plan.member("3d_Parotid").rules["training.steps_per_epoch"] == "one pass over the data: 16 crops (four fifths) in batches of 4"
-
-
-def test_a_pinned_fine_spacing_keeps_the_extent(make, tmp_path):
-    auto = make_plan(make.pddca(), make.gpu)
-    path = reference(tmp_path, fine={"member": {"spacing_mm": [5.0, 2.5, 2.5]}})
-    pinned = choose_plan(path, make.pddca(), make.gpu)
-    for a, b in zip(auto.fine.members, pinned.fine.members):
-        need = np.array(a.shape) * a.spacing_mm - np.multiply(topology.divisors(a.network.strides, 3), a.spacing_mm)
-        assert b.spacing_mm == (5.0, 2.5, 2.5)
-        assert (np.multiply(b.shape, b.spacing_mm) >= need).all()
-        assert all(n % k == 0 for n, k in zip(b.shape, topology.divisors(b.network.strides, 3)))
-        assert b.rules["spacing_mm"] == "pinned by mine"
-
-
-def test_a_pinned_coarse_spacing_reshapes_the_volume_and_the_jitter(make, tmp_path):
-    plan = choose_plan(reference(tmp_path, coarse={"spacing_mm": [4.0, 4.0, 4.0]}), make.pddca(), make.gpu)
-    same = make_plan(make.pddca(), make.gpu, spacing_mm=(4, 4, 4))
-    assert plan.coarse.shape == same.coarse.shape
-    assert plan.fine.members[0].jitter_mm == same.fine.members[0].jitter_mm
-
-
-def test_pinned_shapes_are_made_divisible_and_say_so(make, tmp_path):
-    path = reference(tmp_path, coarse={"spacing_mm": [2, 2, 2], "shape": [101, 96, 90]}, fine={"member": {"shape": [30, 64, 65]}})
-    plan = choose_plan(path, make.pddca(), make.gpu)
-    assert plan.coarse.shape == (104, 96, 96) == plan.members[0].shape
-    assert "[101, 96, 90] made larger" in plan.coarse.rules["shape"]
-    for m in plan.fine.members:
-        assert all(n % k == 0 for n, k in zip(m.shape, topology.divisors(m.network.strides, 3)))
-
-
-def test_a_stated_mean_stands(make, tmp_path):
-    path = reference(tmp_path, coarse={"member": {"windows": [{"low_hu": -100, "high_hu": 300, "mean": 0.25}]}})
-    assert choose_plan(path, make.pddca(), make.gpu).members[0].windows[0].mean == 0.25
-
-
-@pytest.mark.parametrize(("network", "features", "strides"), [
-    ({"features": [8, 16]}, (8, 16), 1),  # the poolings follow
-    ({"strides": [[2, 2], [2, 2]]}, (32, 64, 128), 2),  # the features follow
-    ({"features": [8, 16, 32], "strides": [[2, 2], [2, 2]]}, (8, 16, 32), 2),
-])  # fmt: skip
-def test_levels_follow_what_is_pinned(make, tmp_path, network, features, strides):
-    plan = choose_plan(reference(tmp_path, coarse={"member": {"network": network}}), make.pddca(), make.gpu)
-    for m in plan.coarse.members:
-        assert (m.network.features, len(m.network.strides), len(m.network.kernels)) == (features, strides, len(features))
-
-
-@pytest.mark.parametrize(("values", "error", "says"), [
-    ({"coarse": {"member": {"network": {"features": [8, 16], "strides": [[2, 2]] * 3}}}}, PlanError, "2 features need"),
-    ({"coarse": {"member": {"training": {"batch_size": 0}}}}, PlanError, "batch_size is 0"),
-    ({"coarse": {"member": {"windows": [{"low_hu": 10, "high_hu": 10, "mean": 0}]}}}, PlanError, "high_hu is not above"),
-    ({"coarse": {"member": {"training": {"epoch": 5}}}}, RecordError, "epoch"),  # an unknown key
-    ({"coarse": {"shape": "large"}}, RecordError, "coarse.shape"),
-    ({"coarse": {"member": {"windows": [{"low_hu": "low", "high_hu": 5}]}}}, RecordError, "low_hu"),
-    ({"coarse": {"spacing_mm": [0, 1, 1]}}, PlanError, "above 0"),
-    ({"coarse": {"spacing_mm": "fine"}}, RecordError, "fine"),
-    ({"coarse": []}, PlanError, "must be objects"),
-    ({"corase": {}}, PlanError, "no corase"),
-    ({"name": "../elsewhere"}, PlanError, "no name for a folder"),
-])  # fmt: skip
-def test_a_bad_reference_is_a_stated_error(make, tmp_path, values, error, says):
-    with pytest.raises(error, match=says):
-        choose_plan(reference(tmp_path, **values), make.pddca(), make.gpu)
-
-
-def test_a_file_without_name_is_no_reference(make, tmp_path):
-    (tmp_path / "x.json").write_text("[1]")
-    with pytest.raises(PlanError, match="has no 'name'"):
-        choose_plan(str(tmp_path / "x.json"), make.pddca(), make.gpu)
-
-
 # --- whole plans and names
 
 
@@ -230,7 +124,7 @@ def test_a_whole_plan_that_cannot_be_pooled_is_refused(make, tmp_path):
 def test_a_given_spacing_does_not_vanish_silently(make, tmp_path):
     with pytest.raises(PlanError, match="fixes the coarse spacing; leave --overwrite_target_spacing out"):
         choose_plan("paper_han", make.pddca(), make.gpu, spacing_mm=(2, 2, 2))
-    free = reference(tmp_path, fine={"member": {"jitter_mm": [3.0, 3.0, 3.0]}})
+    free = make.reference(tmp_path, fine={"member": {"jitter_mm": [3.0, 3.0, 3.0]}})
     assert choose_plan(free, make.pddca(), make.gpu, spacing_mm=(2, 2, 2)).coarse.spacing_mm == (2, 2, 2)
 
 

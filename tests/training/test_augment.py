@@ -1,11 +1,13 @@
 """Augmentation on small volumes whose changes can be seen by eye."""
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from c2f_nnunet.labels import LabelSet
+from c2f_nnunet.planning.plan import LossPlan, TrainingPlan
 from c2f_nnunet.training.augment import (
     PRESETS, AffineInMm, LeftRightMirror, OnIntensities, Preset, _intensity_transforms, make_transforms, rotation_limits, seeded,
 )
@@ -222,3 +224,8 @@ def test_seeded_restores_the_global_generators():
         torch.rand(3), np.random.rand(3)
         raise KeyError
     assert (torch.rand(1), np.random.rand()) == expected
+
+
+def test_prediction_mirrors_just_what_training_mirrors():
+    plan = TrainingPlan(4, 1, 1, 1, 1e-3, "adamw", "poly", 0, 0.0, 0.9, 0.0, LossPlan("dice_ce"), 0.5, "none")
+    assert {name: replace(plan, augmentation=name).mirrors for name in PRESETS} == {name: preset.mirror for name, preset in PRESETS.items()}

@@ -143,19 +143,24 @@ def test_pretrained_weights(tiny_trained, tmp_path):
 
 
 def test_two_processes_follow_one_with_the_doubled_batch(tiny_planned, tmp_path):
-    """Instance normalisation knows no batch: two processes of batch 1 are one of batch 2."""
+    """Instance normalisation knows no batch: two processes of batch 1 are one of batch 2.
+
+    SGD, whose steps are proportional to the gradients: where processors round to bf16, Adam's first steps are of full size
+    even along weights whose gradient is nothing but rounding.
+    """
     results = {}
     for world, batch_size in ((1, 2), (2, 1)):
         tiny = tiny_planned.copy(tmp_path / f"w{world}")
         model, task = tiny.model, graph.Task("member", tiny.model.plan.member("3d_Stem"), 0)
         settings = settings_for(task.member, TrainOptions("cpu", epochs=1, batch_size=batch_size, world=world, workers=0), None)
-        training = replace(settings.training, steps_per_epoch=3, loss=replace(settings.training.loss, dice_weight=0.0), clip_norm=0.0)
+        training = replace(settings.training, steps_per_epoch=3, loss=replace(settings.training.loss, dice_weight=0.0), clip_norm=0.0,
+                           optimiser="sgd", learning_rate=0.1)
         job = members.Job(task.member, 0, replace(settings, training=training), False)
         engines.run_here(model, tiny.store, job, model.splits()[0])
         results[world] = weights(tiny.folder.run("3d_Stem", 0).root)
     assert results[1].keys() == results[2].keys()
     for k, v in results[1].items():
-        np.testing.assert_allclose(results[2][k], v, atol=2e-3, err_msg=k)
+        np.testing.assert_allclose(results[2][k], v, atol=5e-4, err_msg=k)
     start_weights = build_network(task.member.network).state_dict()
     assert any(not torch.allclose(results[1][f"average.{k}"], v, atol=2e-2) for k, v in start_weights.items())  # it did move
 
