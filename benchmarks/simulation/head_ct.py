@@ -156,7 +156,7 @@ def _paint_organs(hu: np.ndarray, labels: np.ndarray, spacing_mm, rng: np.random
         hu[mask] = value + grain * texture[mask]
     jaw = labels == IDS["Mandible"]
     if jaw.any():
-        box = ndimage.find_objects(jaw)[0]
+        box = ndimage.find_objects(jaw.astype(np.uint8))[0]
         depth = _distance(jaw[box], np.array(spacing_mm))
         inside = jaw[box]
         hu[box][inside] = np.where(depth < 2.2, 1150, MARROW + 80 * texture[box])[inside]
