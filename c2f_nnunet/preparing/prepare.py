@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.body import body_box
+from ..data.body import body_anchor_mm, body_box
 from ..geometry import Box, Geometry, bounding_box, boxed, centred_box, respaced
-from ..planning.plan import CoarsePlan, MemberPlan
+from ..planning.plan import CoarsePlan, MemberPlan, OrganPrior
 from .crops import crop_geometry, cut, is_mirrored, mirror
 from .resample import covering_box, resample, resample_hu, resample_labels
 
@@ -59,19 +59,29 @@ def prepare_labels(channels: np.ndarray, geometry: Geometry, grid: Geometry) -> 
     return resample_labels(channels, geometry, grid)
 
 
+def usual_place_mm(hu: np.ndarray, geometry: Geometry, prior: OrganPrior) -> np.ndarray | None:
+    """Where an organ that a scan does not show would lie (LPS mm): its usual offset from the body's anchor; None outside the scan."""
+    place = (body_anchor_mm(geometry, body_box(hu, geometry.spacing_mm)) + prior.centre_mm)[::-1]
+    inside = all(-0.5 <= i <= n - 0.5 for i, n in zip(geometry.index(place), geometry.shape))
+    return place if inside else None
+
+
 def training_crop(
-    hu: np.ndarray, mask: np.ndarray, geometry: Geometry, organ: str, member: MemberPlan, margin_voxels: tuple[int, int, int]
+    hu: np.ndarray, mask: np.ndarray, geometry: Geometry, organ: str, member: MemberPlan, margin_voxels: tuple[int, int, int], place_mm=None
 ) -> tuple[np.ndarray, np.ndarray, Geometry] | None:
     """One organ's crop for training, `margin_voxels` wider on each side than the member's shape, so that it can be jittered.
 
-    mask: bool (z, y, x), the organ. Returns (hu int16, mask uint8, grid) in the network's frame (left ones mirrored), or
-    None where the organ has no voxel.
+    mask: bool (z, y, x), the organ. place_mm: where to cut (LPS) if the organ has no voxel, so that the network learns what its
+    absence looks like. Returns (hu int16, mask uint8, grid) in the network's frame (left ones mirrored), or None where there
+    is neither.
     """
     box = bounding_box(mask)
-    if box is None:
+    if box is not None:
+        place_mm = geometry.world(box.centre)
+    if place_mm is None:
         return None
     shape = tuple(n + 2 * m for n, m in zip(member.shape, margin_voxels))
-    grid = crop_geometry(geometry, geometry.world(box.centre), member.spacing_mm, shape)
+    grid = crop_geometry(geometry, place_mm, member.spacing_mm, shape)
     image = cut(hu, geometry, organ, member, grid)
     labels = mirror(resample_labels(mask.astype(np.uint8), geometry, grid), is_mirrored(organ, member))
     return image.hu, np.ascontiguousarray(labels), grid

@@ -17,11 +17,11 @@ from ..io.images import read_image, read_label
 from ..io.processes import each
 from ..planning.plan import MemberPlan, Plan
 from ..preparing.crops import is_mirrored
-from ..preparing.prepare import jitter_voxels, prepare_labels, prepare_volume, training_crop
+from ..preparing.prepare import jitter_voxels, prepare_labels, prepare_volume, training_crop, usual_place_mm
 from ..workspace import StoreFolder
 
 log = logging.getLogger(__name__)
-CODE_VERSION = 2  # raise it when preprocessing changes what it stores: every case is then redone
+CODE_VERSION = 3  # raise it when preprocessing changes what it stores: every case is then redone
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,10 @@ def _make_crops(store: Store, case: Case, member: MemberPlan, plan: Plan, source
     for organ in member.organs:
         volume_id = f"{case.id}__{organ}"
         store.remove(volume_id)
-        mask = channels == plan.labels.organs.index(organ) + 1
-        made = training_crop(image.array, mask, image.geometry, organ, member, jitter_voxels(member)) if organ in known else None
+        mask, place = channels == plan.labels.organs.index(organ) + 1, None
+        if organ in known and not mask.any():
+            place = usual_place_mm(image.array, image.geometry, plan.prior(organ))
+        made = training_crop(image.array, mask, image.geometry, organ, member, jitter_voxels(member), place) if organ in known else None
         if made is None:
             continue
         hu, labels, grid = made

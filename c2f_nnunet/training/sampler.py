@@ -119,10 +119,13 @@ class SliceSource:
 
 
 class CropSource:
-    """Samples of a 3D member: a stored crop, shifted by up to the jitter."""
+    """Samples of a 3D member: a stored crop, shifted by up to the jitter. A share of them holds the organ; the others, where there
+    are such cases, show its usual place without it."""
 
     def __init__(self, member: MemberPlan, cached: CachedVolumes):
         self.member, self.cached = member, cached
+        self.present = [i for i, v in enumerate(cached.volumes) if v.record.boxes]
+        self.absent = [i for i, v in enumerate(cached.volumes) if not v.record.boxes]
         self.jitter = jitter_voxels(member)
         self.transforms = make_transforms(
             member.training.augmentation, member.shape, member.spacing_mm, intensity_channels=len(member.windows),
@@ -130,7 +133,10 @@ class CropSource:
         )  # fmt: skip
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        volume = int(rng.integers(len(self.cached.volumes)))
+        among = self.present or self.absent
+        if self.present and self.absent and rng.random() >= self.member.training.foreground_share:
+            among = self.absent
+        volume = among[int(rng.integers(len(among)))]
         return Draw(volume, 0, tuple(int(rng.integers(-j, j + 1)) for j in self.jitter))
 
     def read(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

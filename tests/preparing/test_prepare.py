@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from c2f_nnunet.data.body import body_anchor_mm, body_box
 from c2f_nnunet.geometry import Box, Geometry
-from c2f_nnunet.preparing.prepare import BODY_MARGIN_VOXELS, jitter_voxels, prepare_labels, prepare_volume, training_crop
+from c2f_nnunet.planning.plan import OrganPrior
+from c2f_nnunet.preparing.prepare import BODY_MARGIN_VOXELS, jitter_voxels, prepare_labels, prepare_volume, training_crop, usual_place_mm
 from c2f_nnunet.preparing.resample import AIR_HU
 
 GRID = Geometry((30, 40, 50), (4.0, 4.0, 4.0), (-50.0, 20.0, -300.0))
@@ -102,7 +105,18 @@ def test_a_left_organ_is_mirrored_with_its_label(plans):
 
 def test_an_organ_without_a_voxel_has_no_crop(plans):
     member = plans.fine(("Stem",), (8, 8, 8), GRID.spacing_mm)
-    assert training_crop(scan(), np.zeros(GRID.shape, bool), GRID, "Stem", member, (1, 1, 1)) is None
+    nothing = np.zeros(GRID.shape, bool)
+    assert training_crop(scan(), nothing, GRID, "Stem", member, (1, 1, 1)) is None
+    hu, labels, grid = training_crop(scan(), nothing, GRID, "Stem", member, (1, 1, 1), place_mm=GRID.world((12, 20, 30)))
+    assert hu.shape == (10, 10, 10) and not labels.any()
+    assert np.abs(GRID.index(grid.world((4.5, 4.5, 4.5))) - (12, 20, 30)).max() <= 0.5
+
+
+def test_the_usual_place_is_measured_from_the_bodys_anchor():
+    """BODY's top face lies at index 23.5 in z, its middle at 19.5 in y and 25.5 in x."""
+    prior = OrganPrior("Stem", (-10.0, 3.0, -4.0), (1.0,) * 3, (10.0,) * 3, (1.0,) * 3)
+    assert usual_place_mm(scan(), GRID, prior) - GRID.world((23.5, 19.5, 25.5)) == pytest.approx((-4.0, 3.0, -10.0))  # x, y, z
+    assert usual_place_mm(scan(), GRID, replace(prior, centre_mm=(-500.0, 0.0, 0.0))) is None
 
 
 def test_jitter_in_voxels(plans):

@@ -94,6 +94,16 @@ def test_crops_are_shifted_by_the_jitter_at_most_and_hold_the_organ(tiny_planned
     assert known.all() and centred.any()
 
 
+def test_a_share_of_the_crops_shows_the_usual_place_without_the_organ(tiny_planned):
+    """t3 has no right gland; without such a case every crop holds the organ, whatever the share."""
+    rng = np.random.default_rng(0)
+    mixed = source_of(tiny_planned, "3d_Gland", ("t0", "t3"), foreground_share=0.8)
+    found = np.array([mixed.cached.volumes[mixed.draw(rng).volume].record.id for _ in range(400)])
+    assert 0.14 < (found == "t3__Gland_R").mean() < 0.26
+    whole = source_of(tiny_planned, "3d_Gland", ("t0",), foreground_share=0.0)
+    assert all(whole.read(whole.draw(rng))[1].any() for _ in range(20))
+
+
 def test_a_pair_shares_crops_with_left_ones_mirrored(tiny_planned):
     """Both glands lie outward of the body's middle: with the left one mirrored, the brighter side (body) is the same."""
     source = source_of(tiny_planned, "3d_Gland", ("t0",))
