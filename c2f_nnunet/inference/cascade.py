@@ -20,6 +20,7 @@ from .locate import Located, accept_prior, grown, locate, outside_faces, touches
 from .member import predict_crop, predict_volume
 
 MERGE_SOURCES = ("fine", "coarse")
+EMPTY = "located, but empty in the result"
 Networks = Mapping[str, Collection[nn.Module]]  # member → its folds' networks in eval mode, on the device
 
 
@@ -246,6 +247,8 @@ def merge(
     for i, organ in enumerate(plan.labels.organs, start=1):
         place, m = located.get(organ), seen.get(organ)
         flags = tuple(dict.fromkeys((*(place.flags if place else ()), *(m.flags if m else ()))))
+        if not counts[i] and not flags and place:  # the fine stage said no, or others took its voxels: not silently
+            flags = (EMPTY,)
         volume_ml = float(counts[i]) * image.voxel_mm3 / 1000
         reports.append(OrganReport(organ, place.how if place else "coarse", sure.get(organ, 0.0), volume_ml, bool(m and m.grown), flags))
     return Segmentation(channels, tuple(reports))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from c2f_nnunet.geometry import Box, Geometry
-from c2f_nnunet.inference.cascade import MERGE_SOURCES, Cascade, OrganMaps, largest_component, merge, run, run_coarse, stage_maps
+from c2f_nnunet.inference.cascade import EMPTY, MERGE_SOURCES, Cascade, OrganMaps, largest_component, merge, run, run_coarse, stage_maps
 from c2f_nnunet.inference.fusion import FusionWeights
 from c2f_nnunet.inference.locate import MISSED, Located
 from c2f_nnunet.io.images import read_image, read_label
@@ -191,6 +191,13 @@ def test_flags_of_both_stages_are_reported_once(tiny_planned):
     parts = [maps("Stem", (0, 0, 0), [[1.0]], flags=(MISSED, "touches its grown box"))]
     stem = merge(tiny_planned.model.plan, iter(parts), GRID, FINE_ALONE, {"Stem": place}).reports[2]
     assert stem.flags == (MISSED, "touches its grown box") and stem.how == "prior"
+
+
+def test_an_organ_that_was_located_and_comes_out_empty_is_flagged(tiny_planned):
+    place = Located("Stem", Box((0, 0, 0), (1, 1, 1)), (0, 0, 0), (1, 1, 1), 0.9, "threshold 0.5")
+    for fine, flags in ((-1.0, (EMPTY,)), (1.0, ())):
+        stem = merge(tiny_planned.model.plan, iter([maps("Stem", (0, 0, 0), [[fine]])]), GRID, FINE_ALONE, {"Stem": place}).reports[2]
+        assert stem.flags == flags and (stem.volume_ml > 0) == (fine > 0)
 
 
 def test_stages_are_lazy(tiny_planned):
