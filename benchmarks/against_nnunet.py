@@ -101,7 +101,6 @@ def environment(folder: Path, packages: list[str]) -> Path:
 
 def train_ours(bench: Bench, minutes: float, out: Path, log: Path) -> tuple[dict, dict]:
     env = bench.ours(minutes)
-    run([sys.executable, "-m", "c2f_nnunet.cli.plan_and_preprocess", "-d", bench.dataset], env, log)
     command = [sys.executable, "-m", "c2f_nnunet.cli.train", "all", "0", "-d", bench.dataset, "--minutes", f"{minutes:g}", "-device", "cpu"]
     trained = run(command, env, log)
     command = [sys.executable, "-m", "c2f_nnunet.cli.predict", "-i", bench.images, "-o", out, "-d", bench.dataset, "-device", "cpu"]
@@ -125,7 +124,7 @@ def train_nnunet(bench: Bench, method: str, minutes: float, out: Path, log: Path
         run([commands / "nnUNetv2_plan_experiment", "-d", number, *planning], env, log)
     if not list(prepared.glob(f"{plans}_{configuration}/*")):
         run([commands / "nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", configuration, "-np", "2"], env, log)
-    shutil.copy(bench.scratch / "preprocessed" / bench.dataset / "splits_final.json", prepared / "splits_final.json")
+    shutil.copy(Path(bench.ours(minutes)["C2F_RESULTS"]) / bench.dataset / "auto" / "splits_final.json", prepared)
     trainer = ["-tr", "nnUNetTrainerMinutes", "-p", plans, "-device", "cpu"]
     trained = run([commands / "nnUNetv2_train", number, configuration, "0", *trainer], env, log)
     command = [commands / "nnUNetv2_predict", "-i", bench.images, "-o", out, "-d", number, "-c", configuration, "-f", "0", *trainer,
@@ -135,7 +134,6 @@ def train_nnunet(bench: Bench, method: str, minutes: float, out: Path, log: Path
 
 def train_single(bench: Bench, method: str, minutes: float, out: Path, log: Path) -> tuple[dict, dict]:
     commands, env = environment(bench.scratch / "env_single", [TORCH, f"{HERE.parent}[test]", "-c", HERE.parent / "constraints.txt"]), bench.ours(minutes)
-    run([sys.executable, "-m", "c2f_nnunet.cli.plan_and_preprocess", "-d", bench.dataset], env, log)
     command = [commands / "python", HERE / "peers" / "single_network.py", method, "-d", bench.dataset, "--minutes", f"{minutes:g}", *SINGLE[method],
                "-i", bench.images, "-o", out]
     return run(command, env, log), {"minutes": float("nan"), "peak_gb": float("nan")}
@@ -148,6 +146,8 @@ def measure(bench: Bench, method: str, minutes: float) -> None:
         return
     out, log = bench.scratch / "predictions" / f"{method}_{minutes:g}", bench.scratch / "logs" / f"{method}_{minutes:g}.txt"
     log.unlink(missing_ok=True)
+    # for every method: it makes the splits, and what the single networks are trained from
+    run([sys.executable, "-m", "c2f_nnunet.cli.plan_and_preprocess", "-d", bench.dataset], bench.ours(minutes), log)
     if method == OURS:
         trained, predicted = train_ours(bench, minutes, out, log)
     else:
