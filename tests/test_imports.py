@@ -1,4 +1,4 @@
-"""The house rules that can be read from the source: imports point down, each outside library has one door, no pickle."""
+"""The house rules that can be read from the source: imports point down, each library has one door, no pickle, tests mirror the package."""
 import ast
 import re
 import subprocess
@@ -147,6 +147,13 @@ def test_a_broken_rule_is_noticed(place, source, word):
 ])  # fmt: skip
 def test_what_is_allowed_passes(place, source):
     assert broken_rules(source, place) == []
+
+
+def test_every_module_has_its_own_test_file():
+    modules = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
+    expected = [ROOT / "tests" / module.with_name(f"test_{module.name}") for module in modules]
+    missing = [path.relative_to(ROOT).as_posix() for path in expected if not path.is_file()]
+    assert modules and not missing
 
 
 COMMANDS = re.findall(r'^c2f_\w+ = "c2f_nnunet\.cli\.(\w+):main"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)

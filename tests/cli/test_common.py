@@ -1,4 +1,4 @@
-"""What all commands share: exact options, examples in --help, exit codes, and silence of the libraries."""
+"""What all commands share: exact options, examples in --help, folders, exit codes, and silence of the libraries."""
 import logging
 import os
 import signal
@@ -12,15 +12,6 @@ from c2f_nnunet.cli.common import StopRequest, entry, new_parser
 from c2f_nnunet.errors import C2FError, SomeCasesFailed
 
 COMMANDS = [plan_and_preprocess, train, predict, evaluate, crossval, export_model, import_model]
-
-
-@pytest.fixture
-def signals():
-    """Gives the signals' handlers back after a test."""
-    kept = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -38,28 +29,11 @@ def test_help_shows_an_example(command, capsys):
     (train, ["all", "0", "-dev", "cpu"]),
     (train, ["all", "0", "-d15"]),
     (train, ["all", "0", "--min", "3"]),
-    (train, ["all", "0", "-np", "-1"]),
-    (train, ["all", "0", "--minutes", "0"]),
-    (train, ["all", "0", "--lr", "nan"]),
-    (train, ["all", "0", "--batch_size", "2.5"]),
-    (train, ["all"]),
-    (predict, ["-i", "x"]),
     (predict, ["-i", "x", "-o", "y", "-num", "2"]),
-    (predict, ["-i", "x", "-o", "y", "-part_id", "-1"]),
-    (predict, ["-i", "x", "-o", "y", "-f", "one"]),
-    (predict, ["-i", "x", "-o", "y", "--stage", "both"]),
-    (predict, ["-i", "x", "-o", "y", "-chk", "latest"]),
-    (predict, ["-i", "x", "-o", "y", "-device", "tpu"]),
     (evaluate, ["a", "b", "-dj", "dataset.json"]),
-    (crossval, ["--compare", "name"]),
-    (crossval, ["--compare", "name=/nowhere"]),
     (crossval, ["stray"]),
-    (plan_and_preprocess, ["--overwrite_target_spacing", "1", "1"]),
-    (plan_and_preprocess, ["--gpu_memory_target", "-3"]),
-    (export_model, []),
-    (import_model, []),
 ])  # fmt: skip
-def test_wrong_usage_ends_with_2(command, args, capsys):
+def test_options_are_exact_and_a_wrong_one_ends_with_2(command, args, capsys):
     with pytest.raises(SystemExit) as end:
         command.main(args)
     assert end.value.code == 2 and "error: " in capsys.readouterr().err
@@ -78,6 +52,22 @@ def test_a_body_without_a_result_is_done():
     assert entry(lambda: new_parser("c2f_x", "about", "c2f_x"), lambda args: None)([]) == 0
 
 
+ALL = [(train, ["all", 0]), (predict, ["-i", "imagesTs", "-o", "out"]), (crossval, []), (export_model, ["-o", "m.zip"])]
+
+
+@pytest.mark.parametrize("command, args", ALL)
+def test_an_unknown_data_set_or_plan_lists_what_exists(command, args, tiny_planned, fails):
+    assert "no data set '17' there; it holds: Dataset901_Tiny" in fails(command, tiny_planned, *args, "-d", 17)
+    missing = fails(command, tiny_planned, *args, "-pl", "auto")
+    assert "no plan.json there; run c2f_plan_and_preprocess -d Dataset901_Tiny -pl auto first" in missing
+
+
+@pytest.mark.parametrize("command, args", ALL)
+def test_no_folders_named(command, args, capsys):
+    assert command.main([str(a) for a in args]) == 1
+    assert "no folders named: set C2F_RAW, C2F_PREPROCESSED and C2F_RESULTS, or give --workspace DIR" in capsys.readouterr().err
+
+
 def test_libraries_log_nothing_below_a_warning(capsys):
     def body(args):
         logging.getLogger("numexpr.utils").info("NumExpr defaulting to 2 threads.")
@@ -87,7 +77,7 @@ def test_libraries_log_nothing_below_a_warning(capsys):
     assert capsys.readouterr().err == "INFO ours\n"
 
 
-def test_a_signal_asks_to_stop_once(signals):
+def test_a_signal_asks_to_stop_once():
     stop = StopRequest()
     assert not stop()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -29,21 +29,6 @@ def oriented(axes, signs) -> Geometry:
     return Geometry(GRID.shape, GRID.spacing_mm, GRID.origin_mm, tuple(map(tuple, direction.tolist())))
 
 
-def nifti(path, array_ijk=CT.T, affine=np.diag([1.5, 2.0, 3.0, 1.0]), kind=nib.Nifti1Image, **header):
-    """A NIfTI file by nibabel; header fields by name are set on the file's bytes, past nibabel's own checks."""
-    image = kind(array_ijk, affine)
-    image.to_filename(path)
-    if header:
-        whole = bytearray(path.read_bytes())
-        raw = image.header.structarr.copy()
-        raw = np.frombuffer(bytes(whole[: raw.dtype.itemsize]), raw.dtype).copy()
-        for name, value in header.items():
-            raw[name] = value
-        whole[: raw.dtype.itemsize] = raw.tobytes()
-        path.write_bytes(whole)
-    return path
-
-
 # Orientation
 
 
@@ -71,7 +56,7 @@ def test_every_orientation_reads_to_the_same_world_and_writes_back(tmp_path, axe
         np.testing.assert_array_equal(label.affine, ct.affine)
 
 
-def test_nifti_is_ras_and_canonical_is_lps(tmp_path):
+def test_nifti_is_ras_and_canonical_is_lps(tmp_path, nifti):
     # one bright voxel at i=3, j=0, k=1 of a RAS file: 4.5 mm to the right of the origin, which is the patient's right
     array = np.zeros((4, 3, 2), np.int16)
     array[3, 0, 1] = 7
@@ -100,7 +85,7 @@ def test_nifti_and_simpleitk_agree_about_the_world(tmp_path):
     (np.float64, 3.0, np.int16),
     (np.int32, 32768, np.float32), (np.uint16, 40000, np.float32), (np.float32, 0.5, np.float32), (np.float64, -32769.0, np.float32),
 ])  # fmt: skip
-def test_whole_numbers_that_fit_become_int16(tmp_path, dtype, value, expected):
+def test_whole_numbers_that_fit_become_int16(tmp_path, dtype, value, expected, nifti):
     array = np.zeros((4, 3, 2), dtype)
     array[0, 0, 0] = value
     image = read_image(nifti(tmp_path / "ct.nii.gz", array))
@@ -108,7 +93,7 @@ def test_whole_numbers_that_fit_become_int16(tmp_path, dtype, value, expected):
 
 
 @pytest.mark.parametrize("slope, inter, expected", [(1, -1024, -1024), (2, 0, 0), (2, 10, 10), (np.nan, 5, 0), (0, 5, 0)])
-def test_rescaling_is_applied(tmp_path, slope, inter, expected):
+def test_rescaling_is_applied(tmp_path, slope, inter, expected, nifti):
     path = nifti(tmp_path / "ct.nii", np.arange(24, dtype=np.int16).reshape(4, 3, 2), scl_slope=slope, scl_inter=inter)
     image = read_image(path)
     used = 1 if not np.isfinite(slope) or slope == 0 else slope  # the standard: 0 means no scaling
@@ -116,7 +101,7 @@ def test_rescaling_is_applied(tmp_path, slope, inter, expected):
     assert (image.array.min(), image.array.max()) == (expected, expected + 23 * used)
 
 
-def test_a_last_axis_of_one_is_squeezed(tmp_path):
+def test_a_last_axis_of_one_is_squeezed(tmp_path, nifti):
     image = read_image(nifti(tmp_path / "ct.nii.gz", CT.T[..., None]))
     np.testing.assert_array_equal(np.sort(image.array.ravel()), CT.ravel())
     write_label(tmp_path / "label.nii.gz", np.ones(image.array.shape, np.uint8), image.source)
@@ -181,29 +166,13 @@ def test_three_hundred_labels(tmp_path, ending):
 # Bad files
 
 
-def refused(path, sentence, read=read_image):
-    with pytest.raises(ImageError, match=sentence) as told:
-        read(path)
-    assert str(told.value).startswith(str(path)) and "\n" not in str(told.value)
-
-
-def written(tmp_path, ending, compressed):
-    """A volume of noise, which does not compress away."""
-    noise = np.random.default_rng(0).integers(-1000, 1000, (20, 20, 20), np.int16)
-    path = tmp_path / f"ct{ending}"
-    write_volume(path, noise, Geometry(noise.shape, (3.0, 1.0, 1.0)))
-    if ending in (".nrrd", ".mha"):
-        sitk.WriteImage(sitk.ReadImage(str(path)), str(path), useCompression=compressed)
-    return path
-
-
 KINDS = [(".nii", False), (".nii.gz", True), (".nrrd", False), (".nrrd", True), (".mha", False), (".mha", True)]
 
 
 @pytest.mark.parametrize("missing", [1, 9, 1000, 15000])
 @pytest.mark.parametrize("ending, compressed", KINDS)
-def test_truncated(tmp_path, ending, compressed, missing):
-    path = written(tmp_path, ending, compressed)
+def test_truncated(ending, compressed, missing, written, refused):
+    path = written(ending, compressed)
     path.write_bytes(path.read_bytes()[:-missing])
     refused(path, "truncated|cannot be read|header", read_image)
     refused(path, "truncated|cannot be read|header", read_label)
@@ -211,23 +180,23 @@ def test_truncated(tmp_path, ending, compressed, missing):
 
 @pytest.mark.parametrize("ending, compressed", KINDS)
 @pytest.mark.parametrize("kept", [0, 3, 40])
-def test_cut_in_the_header(tmp_path, ending, compressed, kept):
-    path = written(tmp_path, ending, compressed)
+def test_cut_in_the_header(ending, compressed, kept, written, refused):
+    path = written(ending, compressed)
     path.write_bytes(path.read_bytes()[:kept])
     refused(path, "; ")
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
 @pytest.mark.parametrize("byte", [-8, -4, -3000])  # checksum, length, data
-def test_a_flipped_byte_in_a_gzip_stream(tmp_path, ending, byte):
-    path = written(tmp_path, ending, True)
+def test_a_flipped_byte_in_a_gzip_stream(ending, byte, written, refused):
+    path = written(ending, True)
     content = bytearray(path.read_bytes())
     content[byte] ^= 1
     path.write_bytes(content)
     refused(path, "cannot be read|truncated")
 
 
-def test_nan_and_infinite_voxels_are_counted(tmp_path):
+def test_nan_and_infinite_voxels_are_counted(tmp_path, nifti, write_itk, refused):
     array = np.zeros((4, 3, 2), np.float32)
     array[0, 0], array[1, 1, 1] = np.nan, np.inf
     for write in (nifti, lambda path, a: write_itk(path, a.T)):
@@ -237,30 +206,17 @@ def test_nan_and_infinite_voxels_are_counted(tmp_path):
             refused(path, "3 of 24 voxels are NaN or infinite; export the image again")
 
 
-def write_itk(path, array_kji):
-    sitk.WriteImage(sitk.GetImageFromArray(array_kji), str(path))
-    return path
-
-
-@pytest.mark.parametrize("value", [0, -1000])
-def test_a_constant_image_is_no_ct_but_may_be_an_empty_label(tmp_path, value):
-    path = nifti(tmp_path / "ct.nii", np.full((4, 3, 2), value, np.int16))
-    refused(path, f"every voxel is {value}, so it shows nothing")
-    if value == 0:
-        assert not read_label(path).array.any()
-
-
 @pytest.mark.parametrize("shape, told", [
     ((4, 3), r"its shape \(4, 3\) is not three-dimensional; give one 3D image per file"),
     ((4, 3, 2, 2), r"its shape \(4, 3, 2, 2\) is not three-dimensional"),
     ((4, 3, 2, 1, 3), r"its shape \(4, 3, 2, 1, 3\) is not three-dimensional"),
     ((4, 3, 1), r"its shape \(1, 3, 4\) is no volume"),
 ])  # fmt: skip
-def test_not_three_dimensional(tmp_path, shape, told):
+def test_not_three_dimensional(tmp_path, shape, told, nifti, refused):
     refused(nifti(tmp_path / "ct.nii.gz", np.arange(np.prod(shape), dtype=np.int16).reshape(shape)), told)
 
 
-def test_not_three_dimensional_in_other_formats(tmp_path):
+def test_not_three_dimensional_in_other_formats(tmp_path, write_itk, refused):
     for ending in (".nrrd", ".mha"):
         refused(write_itk(tmp_path / f"flat{ending}", CT[0]), "not three-dimensional")
         joined = sitk.JoinSeries([sitk.GetImageFromArray(CT)] * 2)
@@ -270,7 +226,7 @@ def test_not_three_dimensional_in_other_formats(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "one.mha").array, CT)
 
 
-def test_colours(tmp_path):
+def test_colours(tmp_path, nifti, refused):
     rgb = np.zeros((4, 3, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     refused(nifti(tmp_path / "rgb.nii", rgb), "colours or complex numbers.*export it as a greyscale image")
     refused(nifti(tmp_path / "complex.nii", np.ones((4, 3, 2), np.complex64)), "colours or complex numbers")
@@ -281,21 +237,12 @@ def test_colours(tmp_path):
 
 
 @pytest.mark.parametrize("spacing", [0.0, -1.5, 0.01, 51.0, np.nan, np.inf])
-def test_spacing_that_cannot_be(tmp_path, spacing):
+def test_spacing_that_cannot_be(tmp_path, spacing, nifti, refused):
     # in pixdim and in the sform, so that neither contradicts the other
     refused(nifti(tmp_path / "ct.nii", pixdim=[1, spacing, 2, 3, 0, 0, 0, 0], srow_x=[spacing, 0, 0, 0]), "spacing|affine holds NaN")
 
 
-def test_spacing_that_cannot_be_in_mha(tmp_path):
-    path = tmp_path / "ct.mha"
-    write_itk(path, CT)
-    original = path.read_bytes()
-    for spacing in (b"0 1 1", b"-1 1 1", b"nan 1 1", b"0.01 1 1", b"1 1"):
-        path.write_bytes(original.replace(b"ElementSpacing = 1 1 1", b"ElementSpacing = " + spacing))
-        refused(path, "spacing|ElementSpacing")
-
-
-def test_sform_and_qform_must_agree(tmp_path):
+def test_sform_and_qform_must_agree(tmp_path, refused):
     affine = np.diag([1.5, 2.0, 3.0, 1.0])
     for shift_mm, fine in ((0.09, True), (0.11, False)):
         image = nib.Nifti1Image(CT.T, affine)
@@ -310,46 +257,17 @@ def test_sform_and_qform_must_agree(tmp_path):
             refused(tmp_path / "ct.nii", r"sform and qform place a corner 0\.11 mm apart \(over 0\.1\); mend the header")
 
 
-def test_a_spacing_told_in_two_ways(tmp_path):
+def test_a_spacing_told_in_two_ways(tmp_path, nifti, refused):
     path = nifti(tmp_path / "ct.nii", pixdim=[1, 1.5, 2, 6, 0, 0, 0, 0])
     refused(path, r"pixdim says a spacing .* of \[6\.0, 2\.0, 1\.5\] mm but the affine \[3\.0, 2\.0, 1\.5\] mm")
 
 
-def test_an_unknown_orientation(tmp_path):
+def test_an_unknown_orientation(tmp_path, nifti, refused):
     refused(nifti(tmp_path / "ct.nii", sform_code=0, qform_code=0), "neither sform nor qform is set, so left and right are unknown")
-    path = write_itk(tmp_path / "ct.nrrd", CT)
-    path.write_bytes(path.read_bytes().replace(b"space: left-posterior-superior", b"space dimension: 3"))
-    refused(path, "its space is '', so left and right are unknown")
-
-
-def test_a_sheared_grid(tmp_path):
-    refused(nifti(tmp_path / "ct.nii", srow_x=[1.5, 0.2, 0, 0]), "its axes are not at right angles")
-    path = write_itk(tmp_path / "ct.mha", CT)
-    path.write_bytes(path.read_bytes().replace(b"TransformMatrix = 1 0 0 0 1 0", b"TransformMatrix = 1 0 0 0.1 1 0"))
-    refused(path, "its axes are not at right angles")
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_non_finite_affine(tmp_path, value):
-    refused(nifti(tmp_path / "ct.nii", srow_y=[0, 2, 0, value]), "its affine holds NaN or infinite numbers")
-
-
-def test_bad_labels_are_listed_with_their_counts(tmp_path):
-    array = np.zeros((4, 3, 2), np.float32)
-    array[0, 0], array[1, 1, 1], array[2] = 0.5, -1, 3
-    told = r"whole numbers from 0 to 65535 but it holds -1 \(1 voxels\), 0\.5 \(2 voxels\); export the label map again"
-    refused(nifti(tmp_path / "label.nii.gz", array), told, read_label)
-    array[0, 0], array[1, 1, 1] = 70000, np.nan
-    refused(nifti(tmp_path / "label.nii.gz", array), r"it holds 70000 \(2 voxels\), nan \(1 voxels\)", read_label)
-
-
-def test_whole_labels_stored_as_floats_are_taken(tmp_path):
-    array = np.arange(24, dtype=np.float64).reshape(4, 3, 2)
-    assert read_label(nifti(tmp_path / "label.nii.gz", array)).array.dtype == np.uint8
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_no_such_file(tmp_path, ending):
+def test_what_is_no_such_file(tmp_path, ending, refused):
     refused(tmp_path / f"none{ending}", "no such image file; check the path")
     (tmp_path / f"folder{ending}").mkdir()
     refused(tmp_path / f"folder{ending}", "no such image file")
@@ -357,41 +275,19 @@ def test_what_is_no_such_file(tmp_path, ending):
     refused(tmp_path / f"text{ending}", "; ")
 
 
-def test_an_unknown_format(tmp_path):
+def test_an_unknown_format(tmp_path, refused):
     refused(tmp_path / "ct.png", r"not a known image format; use one of \.nii\.gz, \.nii, \.nrrd, \.mha")
 
 
-def test_voxels_in_another_file(tmp_path):
-    path = write_itk(tmp_path / "ct.mha", CT)
-    path.write_bytes(path.read_bytes().replace(b"ElementDataFile = LOCAL", b"ElementDataFile = ../../secret.raw"))
-    refused(path, "its voxels are not in the file itself")
-    path = write_itk(tmp_path / "ct.nrrd", CT)
-    path.write_bytes(path.read_bytes().replace(b"encoding: raw", b"encoding: raw\ndata file: /etc/passwd"))
-    refused(path, "its voxels are not in the file itself")
-
-
-def test_a_header_that_asks_for_terabytes(tmp_path):
+def test_a_header_that_asks_for_terabytes(tmp_path, nifti, refused):
     refused(nifti(tmp_path / "ct.nii", dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "truncated: its header asks for 54000000000352 bytes")
     (tmp_path / "ct.nii.gz").write_bytes(gzip.compress((tmp_path / "ct.nii").read_bytes()))
     refused(tmp_path / "ct.nii.gz", "truncated: its header asks for 54000000000352 bytes")
 
 
-@pytest.mark.parametrize("ending, text", [(".mha", b"NDims = -3"), (".mha", b"NDims = 99999"), (".mha", b"Dims = 3")])
-def test_headers_that_crash_or_fool_itk(tmp_path, ending, text):
-    path = written(tmp_path, ending, True)
-    path.write_bytes(path.read_bytes().replace(b"NDims = 3", text))
-    refused(path, "its header is damaged")
-
-
-def test_a_compressed_size_that_is_missing(tmp_path):
-    path = written(tmp_path, ".mha", True)  # ITK by itself would read zeros
-    path.write_bytes(path.read_bytes().replace(b"CompressedDataSize", b"CompressedDataXize"))
-    refused(path, "truncated or damaged")
-
-
 @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
-def test_mutated_headers_are_refused_or_read_whole(tmp_path, ending):
-    path = written(tmp_path, ending, False)
+def test_mutated_headers_are_refused_or_read_whole(ending, written):
+    path = written(ending, False)
     original, rng, outcomes = path.read_bytes(), random.Random(0), {"read": 0, "refused": 0}
     for _ in range(150):
         content = bytearray(original)
@@ -410,7 +306,7 @@ def test_mutated_headers_are_refused_or_read_whole(tmp_path, ending):
 # Writing
 
 
-def test_labels_of_another_shape_or_kind_are_refused(tmp_path):
+def test_labels_of_another_shape_or_kind_are_refused(tmp_path, nifti):
     source = read_image(nifti(tmp_path / "ct.nii.gz")).source
     with pytest.raises(ImageError, match=r"labels of shape \(2, 3, 5\) do not fit .*ct.nii.gz of shape \(2, 3, 4\)"):
         write_label(tmp_path / "label.nii.gz", np.zeros((2, 3, 5), np.uint8), source)
@@ -441,7 +337,7 @@ def test_write_volume_takes_every_usual_type(tmp_path, dtype, ending):
     np.testing.assert_array_equal(read_label(tmp_path / f"a{ending}").array, array)
 
 
-def test_equal_labels_make_equal_files(tmp_path):
+def test_equal_labels_make_equal_files(tmp_path, nifti):
     source = read_image(nifti(tmp_path / "ct.nii.gz")).source
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -15,7 +15,7 @@ from c2f_nnunet.io import records
 from c2f_nnunet.planning import planner
 from c2f_nnunet.planning.coarse import LARGEST_VOLUME
 from c2f_nnunet.planning.fine import LARGEST_CROP
-from c2f_nnunet.planning.plan import PLAN_VERSION, CoarsePlan, FinePlan, MemberPlan, NetworkPlan, Plan, TrainingPlan, read_plan
+from c2f_nnunet.planning.plan import CoarsePlan, FinePlan, MemberPlan, NetworkPlan, Plan, TrainingPlan
 from c2f_nnunet.planning.planner import choose_plan, derivation, make_plan
 
 GOLDEN = Path(__file__).with_name("golden_auto.json")
@@ -24,15 +24,6 @@ NAMES = {"name", "stage", "volumes", "members", "rules", "network.dimensions"}  
 
 def test_golden(make):
     assert records.to_text(make_plan(make.pddca(), make.cpu)) == GOLDEN.read_text()
-
-
-def test_a_plan_survives_its_file(make, tmp_path):
-    plan = make_plan(make.pddca(), make.cpu)
-    records.write(tmp_path / "plan.json", plan)
-    assert read_plan(tmp_path / "plan.json") == plan
-    (tmp_path / "old.json").write_text((tmp_path / "plan.json").read_text().replace(f'"version": {PLAN_VERSION}', '"version": 99'))
-    with pytest.raises(PlanError, match="old.json: plan version 99"):
-        read_plan(tmp_path / "old.json")
 
 
 def derived_fields(block, prefix="") -> set[str]:

@@ -3,21 +3,16 @@ import json
 import logging
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from c2f_nnunet.data.store import Store
-from c2f_nnunet.errors import ModelError, TrainingError
+from c2f_nnunet.errors import TrainingError
 from c2f_nnunet.io import records
-from c2f_nnunet.network.unet import build_network
-from c2f_nnunet.running import engines, graph, members
-from c2f_nnunet.running.members import TrainOptions, settings_for
 from c2f_nnunet.training import checkpoint
 from c2f_nnunet.training.sampler import CachedVolumes, CropSource, SliceSource
-from c2f_nnunet.training.state import TrainState, new_state, start_from
+from c2f_nnunet.training.state import TrainState
 from c2f_nnunet.training.train import Hooks, Interrupted, Place, TrainSettings, train
 from c2f_nnunet.workspace import RunFolder
 
@@ -127,56 +122,3 @@ def test_best_is_the_best_and_the_newest_where_nothing_can_be_measured(tiny_plan
     assert checkpoint.load(RunFolder(tmp_path / "a").checkpoint("best"))[1]["progress"]["step"] == 8
     start(tiny_planned, tmp_path / "b", validate=lambda network: {"Stem": None})
     assert checkpoint.load(RunFolder(tmp_path / "b").checkpoint("best"))[1]["progress"]["step"] == 12
-
-
-def test_pretrained_weights(tiny_trained, tmp_path):
-    member = tiny_trained.model.plan.member("3d_Stem")
-    path = tiny_trained.folder.run("3d_Stem", 0).checkpoint("best")
-    state = new_state(member.network, member.training, 0, CPU)
-    start_from(state, f"{path}.json")
-    tensors = weights(path.parent, "best")
-    assert all(torch.equal(v, tensors[f"average.{k}"]) for net in (state.network, state.average) for k, v in net.state_dict().items())
-    with pytest.raises(TrainingError, match=r"the weights do not fit the plan's network \(\d+ tensors differ, first .*\); train it again"):
-        start_from(new_state(replace(member.network, out_channels=5), member.training, 0, CPU), str(path))
-    with pytest.raises(ModelError, match="-pretrained_weights .*nothing.json: no checkpoint there"):
-        start_from(state, str(tmp_path / "nothing.json"))
-
-
-def test_two_processes_follow_one_with_the_doubled_batch(tiny_planned, tmp_path):
-    """Instance normalisation knows no batch: two processes of batch 1 are one of batch 2.
-
-    SGD, whose steps are proportional to the gradients: where processors round to bf16, Adam's first steps are of full size
-    even along weights whose gradient is nothing but rounding.
-    """
-    results = {}
-    for world, batch_size in ((1, 2), (2, 1)):
-        tiny = tiny_planned.copy(tmp_path / f"w{world}")
-        model, task = tiny.model, graph.Task("member", tiny.model.plan.member("3d_Stem"), 0)
-        settings = settings_for(task.member, TrainOptions("cpu", epochs=1, batch_size=batch_size, world=world, workers=0), None)
-        training = replace(settings.training, steps_per_epoch=3, loss=replace(settings.training.loss, dice_weight=0.0), clip_norm=0.0,
-                           optimiser="sgd", learning_rate=0.1)
-        job = members.Job(task.member, 0, replace(settings, training=training), False)
-        engines.run_here(model, tiny.store, job, model.splits()[0])
-        results[world] = weights(tiny.folder.run("3d_Stem", 0).root)
-    assert results[1].keys() == results[2].keys()
-    for k, v in results[1].items():
-        np.testing.assert_allclose(results[2][k], v, atol=5e-4, err_msg=k)
-    start_weights = build_network(task.member.network).state_dict()
-    assert any(not torch.allclose(results[1][f"average.{k}"], v, atol=2e-2) for k, v in start_weights.items())  # it did move
-
-
-def test_a_failing_process_is_a_stated_error(tiny_planned, tmp_path):
-    tiny = tiny_planned.copy(tmp_path / "w")
-    settings = settings_for(tiny.model.plan.member("3d_Stem"), TrainOptions("cpu", world=2, workers=0, pretrained="/nowhere"), None)
-    job = members.Job(tiny.model.plan.member("3d_Stem"), 0, settings, False)
-    with pytest.raises(TrainingError, match="one of 2 processes ended: .*-pretrained_weights /nowhere: no checkpoint there"):
-        engines.run_here(tiny.model, tiny.store, job, tiny.model.splits()[0])
-
-
-def test_several_accelerators_must_be_there():
-    job = SimpleNamespace(settings=SimpleNamespace(world=99, device="cuda"))
-    with pytest.raises(TrainingError, match="-num_gpus 99: this machine has .*; give at most that many"):
-        engines.run_here(None, None, job, None)
-    job.settings.device = "mps"
-    with pytest.raises(TrainingError, match="-num_gpus: torch cannot train on several MPS devices"):
-        engines.run_here(None, None, job, None)

@@ -1,0 +1,233 @@
+"""c2f_predict: each option in what is computed, which scans are meant, what is shown, and how it ends."""
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from c2f_nnunet.cli import predict
+from c2f_nnunet.inference.cascade import OrganReport
+from c2f_nnunet.inference.fusion import FUSION_VERSION, FusionFile
+from c2f_nnunet.io import records
+from c2f_nnunet.running import model
+from c2f_nnunet.running import predict as running
+from c2f_nnunet.running.predict import Predicted, PredictOptions
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """What was to be predicted: no network is opened and no scan read. `result` makes each case's outcome."""
+    seen = SimpleNamespace(result=lambda case: Predicted(case.id, (), {"read": 1.0, "coarse": 2.0}))
+
+    def build_cascade(opened, folds, which, device, flips, stage):
+        seen.opened, seen.folds, seen.which, seen.device, seen.flips, seen.stage = opened, folds, which, device, flips, stage
+        return "cascade", {"2d_top": (0, 1), "3d_Stem": (0,)}
+
+    def predict_cases(cascade, cases, out, options, on_case):
+        assert cascade == "cascade"
+        seen.files, seen.out, seen.options = [c.image for c in cases], out, options
+        for case in cases:
+            on_case(case.id)
+        return [seen.result(c) for c in cases]
+
+    monkeypatch.setattr(model, "build_cascade", build_cascade)
+    monkeypatch.setattr(running, "predict_cases", predict_cases)
+    return seen
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+def done(tiny, out, *args) -> None:
+    assert predict.main(tiny.args("-i", "imagesTs", "-o", out, "-device", "cpu", *args)) == 0
+
+
+# Options
+
+
+def test_without_options_all_folds_and_both_stages_are_used(tiny_planned, predicted, out):
+    done(tiny_planned, out)
+    assert predicted.opened.folder == tiny_planned.folder and predicted.out == out
+    assert (predicted.folds, predicted.which, predicted.device) == (None, "best", torch.device("cpu"))
+    assert (predicted.flips, predicted.stage) == (True, "fine")
+    assert predicted.options == PredictOptions("fine", False, False, frozenset(), ".nii.gz", None)
+    images = tiny_planned.raw / "imagesTs"
+    assert predicted.files == [images / "s0_0000.nii.gz", images / "s1_0000.nii.gz"]
+
+
+@pytest.mark.parametrize("args, place, expected", [
+    (["-f", 1], "folds", (1,)),
+    (["-f", 0, 1, 4], "folds", (0, 1, 4)),
+    (["-chk", "final"], "which", "final"),
+    (["-chk", "best"], "which", "best"),
+    (["--disable_tta"], "flips", False),
+    (["--stage", "coarse"], "stage", "coarse"),
+    (["--stage", "coarse"], "options.stage", "coarse"),
+    (["--save_probabilities"], "options.save_probabilities", True),
+    (["--continue_prediction"], "options.continue_prediction", True),
+    (["--max_memory", 7.5], "options.max_memory_gb", 7.5),
+])  # fmt: skip
+def test_an_option_reaches_the_prediction(tiny_planned, predicted, out, args, place, expected):
+    done(tiny_planned, out, *args)
+    *inside, name = place.split(".")
+    assert getattr(predicted.options if inside else predicted, name) == expected
+
+
+@pytest.mark.parametrize("part, expected", [(0, ["s0"]), (1, ["s1"])])
+def test_parts(tiny_planned, predicted, out, part, expected):
+    done(tiny_planned, out, "-num_parts", 2, "-part_id", part)
+    assert [f.name.removesuffix("_0000.nii.gz") for f in predicted.files] == expected
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_the_device(tiny_planned, predicted, out, monkeypatch, device):
+    for name in ("cuda", "mps"):
+        monkeypatch.setattr(torch.cuda if name == "cuda" else torch.backends.mps, "is_available", lambda name=name: name == device)
+    for args in (["-device", device], []):  # left out, it is the best there is
+        assert predict.main(tiny_planned.args("-i", "imagesTs", "-o", out, *args)) == 0
+        assert predicted.device.type == device
+
+
+@pytest.mark.parametrize("args", [["-d", "901"], ["-d", "0901"], ["-d", "Dataset901_Tiny"], ["-pl", "tiny"]])
+def test_the_data_set_and_the_plan(tiny_planned, predicted, out, args):
+    done(tiny_planned, out, *args)
+    assert predicted.opened.folder == tiny_planned.folder
+
+
+def test_a_model_folder_needs_no_workspace(tiny_planned, predicted, out, tmp_path):
+    folder = shutil.copytree(tiny_planned.folder.root, tmp_path / "imported")
+    args = ["-i", tiny_planned.raw / "imagesTs", "-o", out, "-m", folder, "-device", "cpu"]
+    assert predict.main([str(a) for a in args]) == 0
+    assert predicted.opened.folder.root == folder and len(predicted.files) == 2
+
+
+def test_organs_that_the_fit_found_to_gain_are_cleaned(tiny_planned, predicted, out, tmp_path):
+    tiny = tiny_planned.copy(tmp_path / "w")
+    records.write(tiny.folder.fusion, FusionFile(FUSION_VERSION, None, None, (0,), ("Stem",)))
+    done(tiny, out)
+    assert predicted.options.clean == {"Stem"}
+
+
+# Which scans
+
+
+def test_a_folder_that_is_there_goes_before_one_of_the_data_set(tiny_planned, predicted, out, tmp_path, monkeypatch, capsys):
+    done(tiny_planned, out)
+    assert f"reading {tiny_planned.raw / 'imagesTs'}" in capsys.readouterr().out
+    (tmp_path / "imagesTs").mkdir()
+    (tmp_path / "imagesTs" / "mine_0000.nii.gz").touch()
+    monkeypatch.chdir(tmp_path)
+    done(tiny_planned, out)
+    assert predicted.files == [Path("imagesTs/mine_0000.nii.gz")] and "reading" not in capsys.readouterr().out
+
+
+# What is shown and left, and how it ends
+
+
+def test_the_label_names_go_with_the_label_maps(tiny_planned, predicted, out):
+    done(tiny_planned, out)
+    assert (out / "dataset.json").read_bytes() == tiny_planned.folder.dataset_json.read_bytes()
+
+
+def test_leftovers_of_a_killed_run_are_removed(tiny_planned, predicted, out):
+    out.mkdir()
+    (out / ".tmp-c2f-999999-1-s0.nii.gz").write_text("cut")
+    done(tiny_planned, out)
+    assert [f.name for f in out.iterdir()] == ["dataset.json"]
+
+
+def test_folds_times_and_doubtful_organs_are_shown(tiny_planned, predicted, out, capsys):
+    sure = OrganReport("Stem", "threshold 0.5", 0.9, 31.4, False, ())
+    doubtful = OrganReport("Gland_R", "prior", 0.1, 2.31, False, ("empty in the coarse result", "small"))
+    predicted.result = lambda case: Predicted(case.id, (sure, doubtful) if case.id == "s1" else (sure,), {"coarse": 2.0, "fine": 4.5})
+    done(tiny_planned, out)
+    shown = capsys.readouterr().out
+    assert "2 cases, folds: 2d_top 0+1, 3d_Stem 0\n" in shown
+    assert "seconds per case (median): coarse 2.0, fine 4.5; all 13 s" in shown
+    table = shown.split("organs that need a look:\n")[1].splitlines()
+    assert table[1].split() == "s1 Gland_R prior 2.3 empty in the coarse result; small".split()
+    assert "Stem" not in table[1] and table[2].startswith("peak memory: ") and table[2].endswith(f"; results in {out}")
+
+
+def test_flagged_organs_are_shown(tiny_trained, tmp_path, capsys):
+    """s1 has no right gland: whatever was made of it is in its note, and on the screen if it is doubtful."""
+    assert predict.main(tiny_trained.args("-i", "imagesTs", "-o", tmp_path, "-device", "cpu", "--disable_tta")) == 0
+    shown = capsys.readouterr().out
+    assert "2 cases, folds: 2d_top 0, 2d_front 0, 2d_side 0, 3d_Gland 0, 3d_Stem 0" in shown and "peak memory" in shown
+    right = json.loads((tmp_path / "s1.json").read_text())["organs"][1]
+    assert right["organ"] == "Gland_R" and (not right["flags"] or "organs that need a look" in shown)
+
+
+def test_some_failed_cases_are_named_and_the_rest_is_done(tiny_planned, predicted, out, capsys):
+    predicted.result = lambda case: Predicted(case.id, (), {}, "s1_0000.nii.gz: truncated" if case.id == "s1" else None)
+    assert predict.main(tiny_planned.args("-i", "imagesTs", "-o", out, "-device", "cpu")) == 3
+    told = "error: 1 of 2 cases failed, the others are done: s1: s1_0000.nii.gz: truncated"
+    assert capsys.readouterr().err.splitlines()[-1] == told and (out / "dataset.json").exists()
+
+
+def test_where_every_result_is_there_nothing_is_said_of_times(tiny_planned, predicted, out, capsys, monkeypatch):
+    monkeypatch.setattr(running, "predict_cases", lambda *given: [])
+    done(tiny_planned, out, "--continue_prediction")
+    assert "seconds per case" not in capsys.readouterr().out
+
+
+# Stated errors and wrong usage
+
+
+def test_what_cannot_be_predicted(tiny_trained, tiny_planned, tmp_path, fails):
+    def error(tiny, *args) -> str:
+        message = fails(predict, tiny, "-device", "cpu", "-o", tmp_path / "out", *args)
+        assert not (tmp_path / "out").exists()
+        return message
+
+    assert "no trained coarse member there; run c2f_train all all first" in error(tiny_planned, "-i", "imagesTs")
+    fold = error(tiny_trained, "-i", "imagesTs", "-f", 0, 1)
+    assert "2d_top: fold 1 is not trained (trained: 0); run c2f_train 2d_top 1 or leave -f out" in fold
+    assert "nowhere: no such folder; give the folder that holds the images" in error(tiny_trained, "-i", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "empty: no image there; expected files named CASE_0000.nii.gz" in error(tiny_trained, "-i", tmp_path / "empty")
+    part = error(tiny_trained, "-i", "imagesTs", "-num_parts", 2, "-part_id", 2)
+    assert "-part_id 2: there are parts 0 to 1 of -num_parts 2" in part
+    assert "plan.json: no plan there; give a model folder" in error(tiny_trained, "-i", "imagesTs", "-m", tmp_path / "empty")
+
+
+def test_predictions_never_overwrite_the_scans(tiny_trained, fails):
+    source = tiny_trained.raw / "imagesTs"
+    assert "is the input folder; give another one" in fails(predict, tiny_trained, "-i", source, "-o", source, "-device", "cpu")
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_computed(tiny_planned, predicted, tmp_path, fails):
+    (tmp_path / "file").write_text("in the way")
+    error = fails(predict, tiny_planned, "-i", "imagesTs", "-o", tmp_path / "file" / "out", "-device", "cpu")
+    assert "file/out: cannot be written (Not a directory); choose another folder" in error and not hasattr(predicted, "files")
+
+
+@pytest.mark.parametrize("args, told", [
+    (["-o", "y"], "the following arguments are required: -i"),
+    (["-i", "x"], "the following arguments are required: -o"),
+    (["-f", "one"], "argument -f: 'one' is not a whole number of 0 or more"),
+    (["-f", "-1"], "argument -f: '-1' is not a whole number of 0 or more"),
+    (["-f"], "argument -f: expected at least one argument"),
+    (["-part_id", "-1"], "argument -part_id: '-1' is not a whole number of 0 or more"),
+    (["-num_parts", "0"], "argument -num_parts: '0' is not a whole number above 0"),
+    (["--max_memory", "0"], "argument --max_memory: '0' is not a number above 0"),
+    (["--stage", "both"], "argument --stage: invalid choice: 'both'"),
+    (["-chk", "latest"], "argument -chk: invalid choice: 'latest'"),
+    (["-device", "tpu"], "argument -device: invalid choice: 'tpu'"),
+])  # fmt: skip
+def test_a_wrong_value_is_named(misused, args, told):
+    whole = args if args[0] in ("-i", "-o") else ["-i", "x", "-o", "y", *args]
+    assert misused(predict, *whole).startswith(told)
+
+
+def test_help_names_every_option(helps):
+    shown = helps(predict)
+    for option in ("-i FOLDER", "-o OUT", "-d ID", "-pl PLAN", "--workspace DIR", "-m MODEL_FOLDER", "-f FOLD", "-chk {best,final}",
+                   "-device {cpu,cuda,mps}", "--stage {coarse,fine}", "--disable_tta ", "--save_probabilities ", "--continue_prediction ",
+                   "-num_parts N", "-part_id K", "--max_memory GB"):
+        assert option in shown, option
+    assert shown.endswith("example: c2f_predict -i imagesTs -o out -d 15")
