@@ -24,7 +24,9 @@ from c2f_nnunet.geometry import Geometry, Reorientation, canonical_geometry, to_
 from c2f_nnunet.io import records
 from c2f_nnunet.io.images import write_volume
 
-ABSENT = {1: "Submandibular_R", 7: "Submandibular_L", 12: "Parotid_R", 21: "Submandibular_R"}  # case → what surgery took from it
+ABSENT = {  # case → what surgery took from it
+    1: "Submandibular_R", 4: "Parotid_L", 7: "Submandibular_L", 9: "Submandibular_R", 12: "Parotid_R", 15: "Submandibular_L", 21: "Submandibular_R",
+}
 TURNS = {  # file orientation → how a canonical array is turned into it
     "LPS": Reorientation((0, 1, 2), (False, False, False)),
     "RAS": Reorientation((0, 1, 2), (False, True, True)),

@@ -33,6 +33,7 @@ def body(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..data.dataset import read_dataset
+    from ..errors import SomeCasesFailed
     from ..network.precision import default_device, find_device
     from ..running.crossval import crossval
     from ..running.model import open_model
@@ -44,9 +45,11 @@ def body(args: argparse.Namespace) -> None:
     dataset = read_dataset(workspace.raw / model.plan.dataset)
     device = find_device(args.device or default_device())
     with tqdm(desc="cross-validating", unit="case", disable=None) as bar:
-        page = crossval(model, dataset, device, args.checkpoint, dict(args.compare), lambda case: bar.update())
+        page, failed = crossval(model, dataset, device, args.checkpoint, dict(args.compare), lambda case: bar.update())
     print((folder.crossval / "report.md").read_text().split("## All metrics")[0].strip())
     print(f"\nreport: {page}")
+    if failed:
+        raise SomeCasesFailed(f"{len(failed)} held-out cases failed, the others are in the report: {'; '.join(failed.values())}")
 
 
 main = entry(parser, body)

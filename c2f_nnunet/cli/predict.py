@@ -80,7 +80,8 @@ def body(args: argparse.Namespace) -> None:
     print(f"peak memory: {predict.peak_memory_gb():.2f} GB; results in {out}")
     if failed:
         named = "; ".join(f"{p.case}: {p.error}" for p in failed)
-        raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases failed, the others are done: {named}")
+        rest = ", the others are done" if good else ""
+        raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases failed{rest}: {named}")
 
 
 main = entry(parser, body)

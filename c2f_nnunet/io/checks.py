@@ -120,7 +120,7 @@ def _finite(text: str) -> list[float]:
 
 
 def check_complete(path: Path, start: int, compressed: bool, expected: int) -> None:
-    """ImageError unless the voxel data from byte `start` on are `expected` bytes; compressed ones must end in a right checksum."""
+    """ImageError unless the voxel data from byte `start` on are `expected` bytes; zlib.error for compressed ones with wrong checksum."""
     with open(path, "rb") as f:
         f.seek(start)
         if compressed:

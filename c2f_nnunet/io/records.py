@@ -1,7 +1,7 @@
 """Frozen dataclasses ↔ JSON files. Pydantic checks a file at the boundary; inside there are attributes only.
 
-A record type is a frozen dataclass with `__pydantic_config__ = {"extra": "forbid"}`, set by `@record`: an unknown or
-missing key, or a value of the wrong type, is an error that names the file and every offending key at once.
+A record type is a frozen dataclass with `__pydantic_config__`, set by `@record`: an unknown or missing key, a value of the
+wrong type, or a number that is NaN or infinite is an error that names the file and every offending key at once.
 """
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def record(cls: type[T]) -> type[T]:
-    """A frozen dataclass that can be read from JSON, with unknown keys refused."""
-    cls.__pydantic_config__ = {"extra": "forbid"}
+    """A frozen dataclass that can be read from JSON, with unknown keys and non-finite numbers refused."""
+    cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}
     return dataclass(frozen=True)(cls)
 
 

@@ -5,6 +5,7 @@ source in words, so a reader finds the reason for a number next to the number.
 """
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from ..errors import PlanError
 from ..io import records
 from ..io.records import record
 from ..labels import LabelSet
+from .topology import IN_PLANE, divisors
 
 PLAN_VERSION = 2
 
@@ -184,9 +186,41 @@ class Plan:
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan from its file; PlanError for one of another version, RecordError for anything else wrong."""
+    """A plan from its file; PlanError for one of another version or with impossible numbers, RecordError for a wrong form."""
     value = records.read_json(path)
     if isinstance(value, dict) and value.get("version") != PLAN_VERSION:
         found = value.get("version")
         raise PlanError(f"{path}: plan version {found} and this program's {PLAN_VERSION} differ; run c2f_plan_and_preprocess again")
-    return records.from_json(Plan, value, path)
+    return checked(records.from_json(Plan, value, path), path)
+
+
+def checked(plan: Plan, path: Path) -> Plan:
+    """The plan, or PlanError where its numbers are impossible or do not fit each other, or a name leads out of its folder."""
+    for name in (plan.name, *(n for m in plan.members for n in (m.name, m.volumes))):
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise PlanError(f"{path}: '{name}' is no name for a folder; use letters, digits, '_', '-' and '.'")
+    for what, block in (("the coarse volume", plan.coarse), *((m.name, m) for m in plan.members)):
+        if min(*block.spacing_mm, *block.shape) <= 0:
+            grid = f"{list(block.shape)} voxels of {list(block.spacing_mm)} mm"
+            raise PlanError(f"{path}: {what}: {grid} are no grid, all must be above 0; mend the plan")
+    for m in plan.members:
+        for says in _misfits(m):
+            raise PlanError(f"{path}: {m.name}: {says}; mend the plan")
+    return plan
+
+
+def _misfits(m: MemberPlan) -> list[str]:
+    """What does not hold together in a member."""
+    network, shape = m.network, m.shape if m.axis is None else tuple(m.shape[a] for a in IN_PLANE[m.axis])
+    levels, multiples = len(network.features), divisors(network.strides, network.dimensions)
+    channels = len(m.windows) * (2 * m.context_slices + 1) + m.position_channels
+    uneven = len(network.strides) != levels - 1 or len(network.kernels) != levels
+    wrong = [
+        (uneven, f"{levels} features need as many kernels and one stride fewer"),
+        (any(n % k for n, k in zip(shape, multiples)), f"shape {shape} is no multiple of its strides' product {multiples}"),
+        (network.in_channels != channels, f"in_channels is {network.in_channels}, but its input has {channels}"),
+        (m.training.steps_per_epoch < 1, f"steps_per_epoch is {m.training.steps_per_epoch}, at least 1 is needed"),
+        (m.training.batch_size < 1, f"batch_size is {m.training.batch_size}, at least 1 is needed"),
+        (any(w.high_hu <= w.low_hu for w in m.windows), "a window's high_hu is not above its low_hu"),
+    ]
+    return [says for fails, says in wrong if fails]

@@ -14,7 +14,7 @@ from .budget import Budget
 from .coarse import coarse_plan
 from .fine import fine_plan
 from .plan import PLAN_VERSION, Plan, read_plan
-from .reference import checked, pin, pinned_spacing
+from .reference import pin, pinned_spacing
 
 REFERENCE_PLANS = ("auto", "paper_han")
 UNSAID = "as the plan's file says"
@@ -53,7 +53,7 @@ def choose_plan(wanted: str, fingerprint: Fingerprint, budget: Budget, spacing_m
         own, others = plan.labels.organs, fingerprint.labels.organs
         raise PlanError(f"{path}: its organs {own} differ from the data set's {others}; choose another plan")
     here = {"dataset": fingerprint.dataset, "fingerprint": fingerprint_hash(fingerprint), "file_ending": file_ending}
-    return checked(replace(plan, **here), path)
+    return replace(plan, **here)
 
 
 def _plan_file(wanted: str) -> Path:

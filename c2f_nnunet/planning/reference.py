@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from ..data.fingerprint import Fingerprint
 from ..errors import PlanError
 from ..io import records
 from .coarse import mean_hu, window_mean
-from .plan import Plan
+from .plan import Plan, checked
 from .topology import IN_PLANE, divisors, features, kernels, round_up
 
 STAGES = ("coarse", "fine")
@@ -131,27 +130,3 @@ def _fit_steps(m: dict, items: int, samples: int) -> None:
         training["steps_per_epoch"] = math.ceil(items * samples / training["batch_size"])
         what = f"{items} cases (four fifths) of {samples} slices" if m["stage"] == "coarse" else f"{items} crops (four fifths)"
         m["rules"]["training.steps_per_epoch"] = f"one pass over the data: {what} in batches of {training['batch_size']}"
-
-
-def checked(plan: Plan, path: Path) -> Plan:
-    """The plan, or PlanError where its numbers do not fit each other, or a name would not stay inside its folder."""
-    for name in (plan.name, *(n for m in plan.members for n in (m.name, m.volumes))):
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise PlanError(f"{path}: '{name}' is no name for a folder; use letters, digits, '_', '-' and '.'")
-    for m in plan.members:
-        network, shape = m.network, m.shape if m.axis is None else tuple(m.shape[a] for a in IN_PLANE[m.axis])
-        levels, multiples = len(network.features), divisors(network.strides, network.dimensions)
-        channels = len(m.windows) * (2 * m.context_slices + 1) + m.position_channels
-        uneven = len(network.strides) != levels - 1 or len(network.kernels) != levels
-        wrong = [
-            (uneven, f"{levels} features need as many kernels and one stride fewer"),
-            (any(n % k for n, k in zip(shape, multiples)), f"shape {shape} is no multiple of its strides' product {multiples}"),
-            (network.in_channels != channels, f"in_channels is {network.in_channels}, but its input has {channels}"),
-            (m.training.steps_per_epoch < 1, f"steps_per_epoch is {m.training.steps_per_epoch}, at least 1 is needed"),
-            (m.training.batch_size < 1, f"batch_size is {m.training.batch_size}, at least 1 is needed"),
-            (any(w.high_hu <= w.low_hu for w in m.windows), "a window's high_hu is not above its low_hu"),
-        ]
-        for fails, says in wrong:
-            if fails:
-                raise PlanError(f"{path}: {m.name}: {says}; mend the plan")
-    return plan

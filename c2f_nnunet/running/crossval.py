@@ -39,8 +39,8 @@ class CaseResult:
 def crossval(
     model: Model, dataset: Dataset, device: torch.device, which: str = "best", others: Mapping[str, Path] | None = None,
     on_case: Callable[[str], None] = lambda case: None,
-) -> Path:  # fmt: skip
-    """Predict and score every held-out case of every trained fold and write the report; returns report.html.
+) -> tuple[Path, dict[str, str]]:  # fmt: skip
+    """Predict and score every held-out case of every trained fold; returns report.html, and the cases that failed and why.
 
     others: name → folder of further predictions of the same cases, which become columns of Tables II and III.
     ModelError where no fold is complete. Incomplete folds, and cases that could not be scored, are named in the report.
@@ -51,7 +51,7 @@ def crossval(
     _check_others(model, others or {})
     require_writable(model.folder.crossval)
     cases = {c.id: c for c in dataset.training}
-    notes, results = _notes(model, folds, len(splits)), []
+    notes, results, failed = _notes(model, folds, len(splits)), [], {}
     for fold in folds:
         cascade, _ = build_cascade(model, (fold,), which, device)
         for case_id in splits[fold].val:
@@ -59,18 +59,20 @@ def crossval(
                 results.append(score_case(cascade, held_out_case(cases, case_id), fold, model))
             except C2FError as e:
                 log.error("%s", e)
-                notes.append(f"incomplete: {case_id} could not be predicted or scored: {e}")
+                failed[case_id] = str(e)
             on_case(case_id)
     if not results:
-        raise ModelError(f"{model.folder.root}: no held-out case could be scored: {'; '.join(notes)}")
+        raise ModelError(f"{model.folder.root}: no held-out case could be scored: {'; '.join(failed.values())}")
+    notes += [f"incomplete: {case_id} could not be predicted or scored: {why}" for case_id, why in failed.items()]
     columns = {name: [r.scores[name] for r in results] for name in results[0].scores}
     for name, folder in (others or {}).items():
         columns[name] = _scores_of_folder(folder, model, {r.case: cases[r.case] for r in results}, notes)
     overlays = [_overlay(model, cases[c]) for c in representative_cases(columns["final"]).values()]
-    return build_report(
+    page = build_report(
         model.folder.crossval, f"{model.plan.dataset}: cross-validation of plan '{model.plan.name}'", model.plan.labels, columns,
         overlays=overlays, curves=_curves(model, folds), notes=notes, flags=_flags(results),
     )  # fmt: skip
+    return page, failed
 
 
 def _check_others(model: Model, others: Mapping[str, Path]) -> None:

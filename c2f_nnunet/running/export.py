@@ -17,6 +17,7 @@ from ..errors import ModelError, WorkspaceError
 from ..io import durable, records
 from ..io.records import record
 from ..planning.plan import read_plan
+from ..training import checkpoint
 from ..workspace import ModelFolder
 from .model import Model, load_network
 
@@ -41,37 +42,37 @@ def export_model(model: Model, target: Path, which: str = "best") -> int:
     """Write model.zip with every trained member's weights; returns how many. ModelError where nothing is trained."""
     folder = model.folder
     names = ["plan.json", "dataset.json", "fingerprint.json", "splits_final.json", "fusion.json"]
-    files = [folder.root / n for n in names if (folder.root / n).exists()]
+    files = {n: folder.root / n for n in names if (folder.root / n).exists()}  # by their name in the archive
     weights = 0
     for m in model.plan.members:
         for fold in model.trained_folds(m, which):
-            load_network(model, m, fold, which, torch.device("cpu"))  # a damaged one must not be exported
+            load_network(model, m, fold, which, torch.device("cpu"))  # one that does not fit its plan must not be exported
             for kept in (which, "final"):  # 'final' is also the sign of a finished training
-                files += _checkpoint_files(folder.run(m.name, fold).checkpoint(kept))
+                path = folder.run(m.name, fold).checkpoint(kept)
+                record, tensors = checkpoint.usable_files(path)  # the generation before, where the newest is damaged
+                files |= {_name(folder, path.with_name(f"{path.name}.json")): record, _name(folder, tensors): tensors}
             weights += 1
     if not weights:
         raise ModelError(f"{folder.root}: nothing is trained there yet; run c2f_train all all first")
-    files += sorted((folder.crossval / "tables").glob("*.csv"))
-    files += [f for f in (folder.crossval / "report.md", folder.crossval / "report.html") if f.exists()]
-    files = list(dict.fromkeys(files))
-    listed = {f.relative_to(folder.root).as_posix(): (durable.sha256(f), f.stat().st_size) for f in files}
+    reports = [f for f in (folder.crossval / "report.md", folder.crossval / "report.html") if f.exists()]
+    files |= {_name(folder, f): f for f in (*sorted((folder.crossval / "tables").glob("*.csv")), *reports)}
+    listed = {name: (durable.sha256(f), f.stat().st_size) for name, f in files.items()}
     manifest = Manifest(MANIFEST_VERSION, model.plan.dataset, model.plan.name, listed)
 
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr("manifest.json", records.to_text(manifest), zipfile.ZIP_DEFLATED)
-            for f in files:
+            for name, f in files.items():
                 how = zipfile.ZIP_STORED if f.suffix == ".safetensors" else zipfile.ZIP_DEFLATED
-                archive.write(f, f.relative_to(folder.root).as_posix(), how)
+                archive.write(f, name, how)
 
     durable.write_with(target, write, _check_zip)
     return weights
 
 
-def _checkpoint_files(path: Path) -> list[Path]:
-    """A checkpoint's record and the tensors that it names."""
-    json_path = path.with_name(path.name + ".json")
-    return [json_path, path.with_name(json.loads(json_path.read_text())["tensors"]["file"])]
+def _name(folder: ModelFolder, path: Path) -> str:
+    """A file's name in the archive."""
+    return path.relative_to(folder.root).as_posix()
 
 
 def _check_zip(path: Path) -> None:

@@ -76,7 +76,10 @@ def next_job(folder: ModelFolder, task: Task, options: TrainOptions, seconds: fl
         raise TrainingError(f"{run.root}: an unfinished training is there; go on with --c, or move the folder away to start again")
     if not is_group and options.go_on and not started:
         raise TrainingError(f"{run.root}: no checkpoint to continue from; leave --c out to start this training")
-    if started and run.settings.exists():
+    if started and not run.settings.exists():
+        remedy = "put it back, or move the folder away to start again"
+        raise TrainingError(f"{run.settings}: a checkpoint is there, but not the settings that it was started with; {remedy}")
+    if started:
         recorded = records.read(TrainSettings, run.settings)
         return Job(task.member, task.fold, replace(recorded, device=options.device, workers=fresh.workers), True)
     return Job(task.member, task.fold, fresh, False)

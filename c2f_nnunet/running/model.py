@@ -55,8 +55,8 @@ class Model:
         digest = hashlib.sha256()
         for m in members:
             for fold in folds:
-                path = self.folder.run(m.name, fold).checkpoint(which)
-                digest.update(path.with_name(path.name + ".json").read_bytes())
+                record, _ = checkpoint.usable_files(self.folder.run(m.name, fold).checkpoint(which))
+                digest.update(record.read_bytes())
         return digest.hexdigest()
 
 

@@ -69,6 +69,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict, str | None]:
         return *found, f"{damage}; the checkpoint before it ({previous.name}) is used instead"
 
 
+def usable_files(path: Path) -> tuple[Path, Path]:
+    """The record and the tensors of the generation that `load` takes; ModelError where neither is whole."""
+    for json_path in _json_paths(path):
+        if _is_whole(json_path):
+            return json_path, json_path.with_name(_read_record(json_path)["tensors"]["file"])
+    raise ModelError(f"{_json_paths(path)[0]}: no checkpoint that is whole there; train this member again")
+
+
 def exists(path: Path) -> bool:
     """Whether any generation of the checkpoint P = path is there, whole or not."""
     return any(p.exists() for p in _json_paths(path))

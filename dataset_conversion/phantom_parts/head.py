@@ -136,9 +136,7 @@ class Canvas:
         self.fill(shape(p * column((side, 1, 1), p)), hu, here)
 
     def organ(self, organ: str) -> None:
-        """Paint an organ and label the voxels that it covers by more than half, unless it is absent."""
-        if organ == self.anatomy.absent:
-            return
+        """Paint an organ and label the voxels that it covers by more than half; of an absent one, the bed that surgery left."""
         flip = column((SIDES.get(organ[-2:], 1.0), 1, 1), self.place)
         centre, reach, shape = ORGAN_SHAPES[organ.removesuffix("_L").removesuffix("_R")]
         shift, scale = self.anatomy.moved[organ]
@@ -147,18 +145,26 @@ class Canvas:
         distance = shape((p - column(shift + centre, p)) / np.float32(scale) + column(centre, p)) * np.float32(scale)
         if "Parotid" in organ or "Submandibular" in organ:  # lumpy, and under skin and fat
             distance = np.maximum(distance + 1.5 * wavy(p, self.anatomy.grain)[0], self.skin_mm[here] + 5)
+        if organ == self.anatomy.absent:  # fat grows into an empty bed, with strands of scar
+            self.fill(distance, FAT, here)
+            self.fill(np.maximum(distance, planes(p, self.anatomy, 2) - 1.0), MUSCLE, here)
+            return
         self.fill(distance, self.anatomy.hu[organ], here)
         if organ == "Mandible":
             self.fill(distance + 3, SPONGY, here)
         self.label[here][distance < 0] = ID[organ]
 
 
+def planes(place: np.ndarray, anatomy: Anatomy, which: int) -> np.ndarray:
+    """About the distance in mm to the nearest of a family of wavy planes: the waves' mean slope is 0.14 per mm."""
+    return np.abs(wavy(place, anatomy.grain)[which]) / np.float32(0.14)
+
+
 def paint_body(c: Canvas) -> None:
     """Skin, fat, muscles with planes of fat between them, spine, airway and vessels."""
     c.fill(c.skin_mm, 20)
     c.fill(c.skin_mm + 2.5, FAT)
-    planes = np.abs(wavy(c.place, c.anatomy.grain)[1]) / np.float32(0.14)  # about mm: the waves' mean slope is 0.14 per mm
-    c.fill(np.maximum(c.skin_mm + 2.5 + c.anatomy.fat_mm, 1.0 - planes), MUSCLE)
+    c.fill(np.maximum(c.skin_mm + 2.5 + c.anatomy.fat_mm, 1.0 - planes(c.place, c.anatomy, 1)), MUSCLE)
     vertebrae = partial(tube, points=[(0, 8, -76), (0, 18, -320)], radii=11, stretch=(1.2, 1, 1))
     level = lambda p: np.abs(p[2] % 18 - 9)  # noqa: E731  mm from the middle of the next vertebra
     neck = partial(c.paint, centre=(0, 20, -200), reach_mm=(30, 55, 140))

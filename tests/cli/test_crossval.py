@@ -19,14 +19,14 @@ def tiny(tiny_planned, tmp_path):
 @pytest.fixture
 def report(monkeypatch):
     """What was to be reported: nothing is computed, the page and its Markdown are made at once."""
-    seen = SimpleNamespace()
+    seen = SimpleNamespace(failed={})
 
     def made(model, dataset, device, which, others, on_case):
         seen.model, seen.dataset, seen.device, seen.which, seen.others = model, dataset, device, which, others
         on_case("t2")
         model.folder.crossval.mkdir()
         (model.folder.crossval / "report.md").write_text(REPORT)
-        return model.folder.crossval / "report.html"
+        return model.folder.crossval / "report.html", seen.failed
 
     monkeypatch.setattr(running, "crossval", made)
     return seen
@@ -93,3 +93,12 @@ def test_help_names_every_option(helps):
     for option in ("-d ID", "-pl PLAN", "--workspace DIR", "-device {cpu,cuda,mps}", "-chk {best,final}", "--compare NAME=DIR"):
         assert option in shown, option
     assert shown.endswith("example: c2f_crossval -d 15")
+
+
+def test_failed_cases_are_named_after_the_report_and_end_with_3(tiny, report, capsys):
+    report.failed = {"t2": "t2_0000.nii.gz: truncated", "t5": "t5.nii.gz: no such file"}
+    assert crossval.main(tiny.args("-device", "cpu")) == 3
+    shown = capsys.readouterr()
+    assert "report: " in shown.out
+    told = "2 held-out cases failed, the others are in the report: t2_0000.nii.gz: truncated; t5.nii.gz: no such file"
+    assert shown.err.splitlines()[-1] == f"error: {told}"

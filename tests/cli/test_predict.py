@@ -169,6 +169,13 @@ def test_some_failed_cases_are_named_and_the_rest_is_done(tiny_planned, predicte
     assert capsys.readouterr().err.splitlines()[-1] == told and (out / "dataset.json").exists()
 
 
+def test_where_every_case_failed_nothing_is_said_of_others(tiny_planned, predicted, out, capsys):
+    predicted.result = lambda case: Predicted(case.id, (), {}, f"{case.id}_0000.nii.gz: truncated")
+    assert predict.main(tiny_planned.args("-i", "imagesTs", "-o", out, "-device", "cpu")) == 3
+    told = "error: 2 of 2 cases failed: s0: s0_0000.nii.gz: truncated; s1: s1_0000.nii.gz: truncated"
+    assert capsys.readouterr().err.splitlines()[-1] == told
+
+
 def test_where_every_result_is_there_nothing_is_said_of_times(tiny_planned, predicted, out, capsys, monkeypatch):
     monkeypatch.setattr(running, "predict_cases", lambda *given: [])
     done(tiny_planned, out, "--continue_prediction")

@@ -107,6 +107,28 @@ def test_a_damaged_value_is_named_with_its_place(edited, place, value, told):
         read_plan(edited(place, value))
 
 
+@pytest.mark.parametrize("place, value, told", [
+    ("coarse.spacing_mm", [0, 3, 3], "the coarse volume: .* are no grid, all must be above 0; mend the plan"),
+    ("fine.members.0.spacing_mm", [3, -1, 3], "3d_.*: .* are no grid"),
+    ("coarse.shape", [-3, 7, 0], "the coarse volume: .* are no grid"),
+    ("name", "../auto", "'../auto' is no name for a folder"),
+    ("coarse.members.1.name", "a/b", "'a/b' is no name for a folder"),
+    ("fine.members.0.volumes", ".hidden", "'.hidden' is no name for a folder"),
+    ("coarse.members.0.training.batch_size", 0, "2d_top: batch_size is 0, at least 1 is needed"),
+    ("coarse.members.0.windows.0.high_hu", -2000, "2d_top: a window's high_hu is not above its low_hu"),
+    ("coarse.members.0.network.in_channels", 2, "2d_top: in_channels is 2, but its input has"),
+])
+def test_impossible_values_are_named(edited, place, value, told):
+    with pytest.raises(PlanError, match=told):
+        read_plan(edited(place, value))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_are_finite(edited, value):
+    with pytest.raises(RecordError, match="coarse.spacing_mm.1: .*finite"):
+        read_plan(edited("coarse.spacing_mm", [3.0, value, 3.0]))
+
+
 @pytest.mark.parametrize("content, told", [
     ("", "cannot be read as JSON"), ('{"version": 2', "cannot be read as JSON"), ("[]", "not a valid Plan"), ("null", "not a valid Plan"),
 ])  # fmt: skip

@@ -23,8 +23,8 @@ def report(tiny_trained, tmp_path_factory):
     others.mkdir()
     shutil.copy(tiny.raw / "labelsTr" / "t2.nii.gz", others)
     seen = []
-    page = crossval(tiny.model, tiny.dataset, CPU, others={"perfect": others}, on_case=seen.append)
-    assert page == tiny.folder.crossval / "report.html" and seen == ["t2", "t5"]
+    page, failed = crossval(tiny.model, tiny.dataset, CPU, others={"perfect": others}, on_case=seen.append)
+    assert not failed and page == tiny.folder.crossval / "report.html" and seen == ["t2", "t5"]
     return tiny
 
 
@@ -74,3 +74,12 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_computed(tiny_tra
     with pytest.raises(C2FError, match="--compare final=.*: 'final' is a column of the report already; give another name"):
         crossval(tiny_trained.model, tiny_trained.dataset, CPU, others={"final": tmp_path})
     assert not tiny_planned.folder.crossval.exists() and not tiny_trained.folder.crossval.exists()
+
+
+def test_a_case_that_cannot_be_scored_is_returned_and_noted(tiny_trained, tmp_path):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    image = tiny.raw / "imagesTr" / "t2_0000.nii.gz"
+    image.write_bytes(image.read_bytes()[:-100])
+    page, failed = crossval(tiny.model, tiny.dataset, CPU)
+    assert list(failed) == ["t2"] and "t2_0000.nii.gz" in failed["t2"]
+    assert "incomplete: t2 could not be predicted or scored" in page.with_name("report.md").read_text()

@@ -1,11 +1,13 @@
 """A model as one file: out, in again, and everything that must be refused."""
+import hashlib
 import json
 import zipfile
 
 import pytest
 
-from c2f_nnunet.errors import C2FError, ModelError
+from c2f_nnunet.errors import C2FError, ModelError, PlanError
 from c2f_nnunet.running.export import export_model, import_model
+from c2f_nnunet.training import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +114,45 @@ def test_a_damaged_or_untrained_model_is_not_exported(tiny_trained, tiny_planned
     with pytest.raises(ModelError, match="2d_top.*damaged"):
         export_model(tiny.model, tmp_path / "m.zip")
     assert not (tmp_path / "m.zip").exists()
+
+
+@pytest.mark.parametrize("harm", ["tensors", "record"])
+def test_the_generation_that_prediction_uses_is_exported(tiny_trained, tmp_path, harm):
+    """A damaged newest generation stays behind; the one before it goes into the archive in its place, whole."""
+    tiny = tiny_trained.copy(tmp_path / "w")
+    path = tiny.folder.run("3d_Stem", 0).checkpoint("best")
+    tensors, state, _ = checkpoint.load(path)
+    checkpoint.save(path, {name: value + 1 for name, value in tensors.items()}, state)
+    record = path.with_name("checkpoint_best.json")
+    if harm == "record":
+        record.unlink()
+    else:
+        newest = path.with_name(json.loads(record.read_text())["tensors"]["file"])
+        newest.write_bytes(newest.read_bytes()[:-8] + b"01234567")
+    assert export_model(tiny.model, tmp_path / "m.zip") == 5
+    folder = import_model(tmp_path / "m.zip", tmp_path / "results")
+    imported, _, warning = checkpoint.load(folder.run("3d_Stem", 0).checkpoint("best"))
+    assert warning is None and all(imported[name].equal(value) for name, value in tensors.items())
+    fits = tiny.model.inputs_hash(tiny.model.plan.members, (0,), "best")
+    assert fits == tiny_trained.model.inputs_hash(tiny.model.plan.members, (0,), "best")
+
+
+@pytest.mark.parametrize("change, told", [
+    (lambda plan: plan["fine"]["members"][0].update(name="../../../../evil"), "'../../../../evil' is no name for a folder"),
+    (lambda plan: plan["coarse"].update(spacing_mm=[0, 4.0, 4.0]), "the coarse volume: .* no grid, all must be above 0"),
+])
+def test_a_plan_that_leads_out_or_cannot_be_is_refused(tiny_trained, tmp_path, change, told):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    export_model(tiny.model, tmp_path / "m.zip")
+    plan = json.loads(tiny.folder.plan.read_text())
+    change(plan)
+    text = json.dumps(plan).encode()
+
+    def listed(manifest):
+        manifest["files"]["plan.json"] = [hashlib.sha256(text).hexdigest(), len(text)]
+        return manifest
+
+    evil = rewritten(tmp_path / "m.zip", tmp_path / "evil.zip", lambda n, c: text if n == "plan.json" else c, manifest=listed)
+    with pytest.raises(PlanError, match=told):
+        import_model(evil, tmp_path / "results")
+    assert not list((tmp_path / "results").rglob("*.json"))

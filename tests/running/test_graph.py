@@ -79,3 +79,13 @@ def test_unfinished_members_go_on_as_they_were_started(tiny_trained, tmp_path):
         job(tiny, False)
     for going_on in (job(tiny, True, epochs=99), job(tiny, False, go_on=True, epochs=99)):
         assert going_on.go_on and going_on.settings == replace(started, device="cpu", workers=0)
+
+
+@pytest.mark.parametrize("is_group, go_on", [(True, False), (True, True), (False, True)])
+def test_a_checkpoint_without_its_settings_is_never_started_over(tiny_trained, tmp_path, is_group, go_on):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    run = tiny.folder.run("2d_top", 0)
+    for path in (run.settings, *run.root.glob("checkpoint_final*")):
+        path.unlink()
+    with pytest.raises(TrainingError, match="settings.json: a checkpoint is there, but not the settings .*; put it back, or move the folder"):
+        job(tiny, is_group, go_on=go_on)

@@ -53,6 +53,17 @@ def test_round_trip_of_types_and_views(path):
     assert state == {"unicode": "é", "list": [1, 0.1], "3": None, "12": "keys become strings", "loss": float("inf")}
 
 
+def test_the_files_of_the_generation_that_loads(path):
+    with pytest.raises(ModelError, match="checkpoint_latest.json: no checkpoint that is whole there; train this member again"):
+        checkpoint.usable_files(path)
+    save(path, 1)
+    first = checkpoint.usable_files(path)
+    assert first == (path.with_name("checkpoint_latest.json"), newest_tensors(path))
+    save(path, 2)
+    newest_tensors(path).write_bytes(b"damaged")
+    assert checkpoint.usable_files(path) == (path.with_name("checkpoint_latest.prev.json"), first[1])
+
+
 def test_two_generations_are_kept_and_no_more(path):
     for n in range(4):
         save(path, n)
