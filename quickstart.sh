@@ -9,7 +9,7 @@ Plans, preprocesses, trains one fold of every member, predicts, scores and repor
 
   --data DIR       a raw data set in nnU-Net's format (DatasetXXX_Name); it is read where it lies.
                    Without it a phantom of the head and neck with nine organs is made.
-  --minutes M      training time in minutes, shared out among the members (default 3)
+  --minutes M      training time in minutes, shared out among the members (default 4)
   --workspace DIR  where everything is written (default: quickstart_workspace beside this script)
   --device D       cpu, cuda or mps (default: what c2f_train chooses)
 
@@ -23,7 +23,7 @@ fail() {
 step() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-data='' minutes=3 workspace=$root/quickstart_workspace device=''
+data='' minutes=4 workspace=$root/quickstart_workspace device=''
 while (($#)); do
     case $1 in
         -h | --help)

@@ -122,12 +122,15 @@ def _fit(kind: str, model, store, device, workspace) -> None:
         return
     with tqdm(desc=f"fitting the {kind} weights", unit="case", disable=None) as bar:
         if kind == "fusion":
-            weights = fit.fit_fusion(model, store, device, on_case=lambda case: bar.update()).coarse
+            fusion = fit.fit_fusion(model, store, device, on_case=lambda case: bar.update())
         else:
             cases = {c.id: c for c in read_dataset(workspace.raw / model.plan.dataset).training}
-            weights = fit.fit_merge(model, cases, device, on_case=lambda case: bar.update()).merge
+            fusion = fit.fit_merge(model, cases, device, on_case=lambda case: bar.update())
+    weights = fusion.coarse if kind == "fusion" else fusion.merge
     print(f"{kind} weights, fitted on {len(weights.fitted_on)} held-out cases (in {model.folder.fusion}):")
     print(pd.DataFrame(rows(weights)).to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep=""))
+    if kind == "merge" and (certain := [p.organ for p in fusion.presence if p.a_miss_means_absent]):
+        print(f"absent where the coarse stage does not find them: {', '.join(certain)}")
 
 
 def _validate(model, store, todo, splits, device) -> int:

@@ -16,11 +16,13 @@ from ..preparing.crops import Crop, back_to_image, crop_geometry, cut
 from ..preparing.prepare import PreparedVolume, prepare_volume
 from ..preparing.resample import covering_box, resample
 from .fusion import LIMIT, FusionWeights, accumulate, log_odds, mean_weights, probabilities
-from .locate import Located, accept_prior, grown, locate, outside_faces, touches
+from .locate import Located, accept_prior, grown, is_whole, locate, outside_faces, touches
 from .member import predict_crop, predict_volume
+from .presence import Presence
 
 MERGE_SOURCES = ("fine", "coarse")
 EMPTY = "located, but empty in the result"
+TAKEN_AS_ABSENT = "taken as absent: the coarse stage would have found it"
 Networks = Mapping[str, Collection[nn.Module]]  # member → its folds' networks in eval mode, on the device
 
 
@@ -34,6 +36,7 @@ class Cascade:
     merge: FusionWeights | None
     device: torch.device
     flips: bool = True
+    presence: tuple[Presence, ...] = ()
 
     @property
     def views(self) -> tuple[MemberPlan, ...]:
@@ -150,6 +153,9 @@ def run_fine(cascade: Cascade, coarse: CoarseResult, hu: np.ndarray, image: Geom
 
 def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResult, hu: np.ndarray, image: Geometry) -> OrganMaps:
     place = coarse.located[organ]
+    told = next((p for p in cascade.presence if p.organ == organ), None)
+    if told and told.a_miss_means_absent and place.how != "absent" and not found_whole(cascade.plan, place, coarse, image):
+        return _nothing(organ, False, (*place.flags, TAKEN_AS_ABSENT))
     volume = coarse.logits[cascade.plan.labels.organs.index(organ)]
     if place.how == "absent":
         return _nothing(organ, False, place.flags)
@@ -172,6 +178,11 @@ def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResu
     coarse_box, values = _coarse_there(coarse, volume, grid, image)
     assert coarse_box == box, "both stages must be compared on one box"
     return OrganMaps(organ, box, fine, values, was_grown, flags)
+
+
+def found_whole(plan: Plan, place: Located, coarse: CoarseResult, image: Geometry) -> bool:
+    """Whether the coarse stage found the organ as such (see `locate.is_whole`)."""
+    return is_whole(place, plan.prior(place.organ), plan.fine, coarse.prepared.geometry, image)
 
 
 def _nothing(organ: str, was_grown: bool, flags: tuple[str, ...]) -> OrganMaps:

@@ -22,6 +22,7 @@ MISSED, NO_EVIDENCE, OUTSIDE = "missed by the coarse stage", "no evidence in the
 SWAPPED, COINCIDE = "left and right swapped", "left and right coincide"
 COINCIDE_IOU = 0.5
 ACCEPTED_MEAN = 0.7  # of the fine probability: a mask of p > 0.5 that only just holds is a guess at an empty place
+WHOLE = 0.5  # of the 1st percentile of the training volumes: measured, documentation/experiments.md, 13
 ACCEPTED_GROSS = 2.0  # times the 99th percentile of the training volumes
 
 Faces = tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]  # per axis (z, y, x): its low and its high face
@@ -33,7 +34,8 @@ class Located:
 
     box: in coarse voxels; it may reach beyond the grid where it comes from the prior. centre_world_mm: the box's middle,
     LPS. extent_mm: of the box (z, y, x). confidence: mean probability inside the component, or inside the prior's box.
-    how: "threshold 0.5" and so on down the plan's ladder, "prior", or "absent" (nothing to look for).
+    how: "threshold 0.5" and so on down the plan's ladder, "prior", or "absent" (nothing to look for). volume_mm3: of the
+    component, 0 where there is none.
     """
 
     organ: str
@@ -43,6 +45,7 @@ class Located:
     confidence: float
     how: str
     flags: tuple[str, ...] = ()
+    volume_mm3: float = 0.0
 
 
 class _Component(NamedTuple):
@@ -77,7 +80,8 @@ def locate(probabilities: Mapping[str, np.ndarray], geometry: Geometry, plan: Fi
             rivals = first_rung.get(c, []) if rung == 0 else _fainter(volume, threshold, (labels == 0) | (labels == c))
             best = max(rivals, key=lambda r: r.mass, default=None)
             if best and best.voxels >= least:
-                found[organ] = _located(organ, best.box, geometry, best.mass / best.voxels, f"threshold {threshold:g}")
+                place = _located(organ, best.box, geometry, best.mass / best.voxels, f"threshold {threshold:g}")
+                found[organ] = replace(place, volume_mm3=best.voxels * geometry.voxel_mm3)
                 centroids[organ] = best.centroid
                 break
     anchor_mm = geometry.world(anchor_index)[::-1]
@@ -160,6 +164,17 @@ def accept_prior(probability: np.ndarray, voxel_mm3: float, prior: OrganPrior, m
     _, median, largest = prior.volume_mm3
     plausible = min_volume_share * median <= best.voxels * voxel_mm3 <= ACCEPTED_GROSS * largest
     return bool(plausible and best.mass / best.voxels > ACCEPTED_MEAN)
+
+
+def is_whole(place: Located, prior: OrganPrior, plan: FinePlan, grid: Geometry, image: Geometry) -> bool:
+    """Whether the coarse stage found the organ as such: at its first threshold, and as large as an organ, not a fragment.
+
+    As large: half of the 1st percentile of its training volumes; or it reaches the scan's border (image), which may cut it.
+    grid: the coarse one, that `place` was found in.
+    """
+    if place.how != f"threshold {plan.thresholds[0]:g}":
+        return False
+    return place.volume_mm3 >= WHOLE * prior.volume_mm3[0] or any(any(f) for f in outside_faces(boxed(grid, place.box), image))
 
 
 def with_side_flags(located: Mapping[str, Located]) -> dict[str, Located]:

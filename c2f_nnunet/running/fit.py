@@ -5,17 +5,19 @@ import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
 
 from ..data.dataset import Case
+from ..data.fingerprint import Fingerprint
 from ..data.store import StoredVolume
 from ..evaluation.metrics import dsc
-from ..inference.cascade import MERGE_SOURCES, Cascade, largest_component, run_coarse, run_fine, view_logits
+from ..inference.cascade import MERGE_SOURCES, Cascade, found_whole, largest_component, run_coarse, run_fine, view_logits
 from ..inference.fusion import FUSION_VERSION, FusionFile, FusionWeights, OrganFit, fit, fuse
 from ..inference.fusion_learn import FitCase
+from ..inference.presence import Presence
 from ..io import records
 from ..io.images import read_image, read_label
 from ..preparing.prepare import PreparedVolume
@@ -83,14 +85,15 @@ def _save_views(cascade: Cascade, volume: StoredVolume, folder: Path) -> Callabl
 def fit_merge(
     model: Model, cases: dict[str, Case], device: torch.device, which: str = "best", on_case: OnCase = lambda case: None
 ) -> FusionFile:
-    """Fit each organ's say of the fine and the coarse stage, and whether cleaning up helps, on held-out cases; write fusion.json."""
+    """Fit each organ's say of the fine and the coarse stage, whether cleaning up helps and what a miss means; write fusion.json."""
     folds, splits, organs = complete_folds(model, model.plan.members, which), model.splits(), model.plan.labels.organs
     with tempfile.TemporaryDirectory(prefix=".fit-", dir=model.folder.root) as folder:
         saved: dict[str, list[Callable[[], FitCase]]] = {o: [] for o in organs}
+        found: dict[str, list[bool]] = {o: [] for o in organs}
         for fold in folds:
-            cascade, _ = build_cascade(model, (fold,), which, device)
+            cascade = replace(build_cascade(model, (fold,), which, device)[0], presence=())  # every organ's maps are needed
             for case in splits[fold].val:
-                for organ, load in _save_maps(cascade, held_out_case(cases, case), Path(folder)):
+                for organ, load in _save_maps(cascade, held_out_case(cases, case), Path(folder), found):
                     saved[organ].append(load)
                 on_case(case)
         fitted = {o: _fit_organ(o, saved[o]) for o in organs}
@@ -100,16 +103,37 @@ def fit_merge(
     table = tuple(tuple(w.weights[s][0] for w in first) for s in range(len(MERGE_SOURCES)))
     weights = FusionWeights(organs, MERGE_SOURCES, table, tuple(w.bias[0] for w in first), ids, tuple(s for w in first for s in w.scores))
     inputs = model.inputs_hash(model.plan.members, folds, which)
-    done = replace(model.fusion, merge=weights, clean=clean, folds=folds, merge_inputs=inputs)
+    presence = count_presence(records.read(Fingerprint, model.folder.fingerprint), found)
+    done = replace(model.fusion, merge=weights, clean=clean, folds=folds, merge_inputs=inputs, presence=presence)
     records.write(model.folder.fusion, done)
     return done
 
 
-def _save_maps(cascade: Cascade, case: Case, folder: Path) -> Iterator[tuple[str, Callable[[], FitCase]]]:
-    """Each organ's fine and coarse log-odds in its box, where the fine stage ran and the organ is annotated."""
+def count_presence(fingerprint: Fingerprint, found: Mapping[str, list[bool]]) -> tuple[Presence, ...]:
+    """Each organ's counts, a pair's added up. found: for each held-out case that has the organ, whether the coarse stage found it."""
+    organs, partners = fingerprint.labels.organs, {o: pair for pair in fingerprint.labels.pairs for o in pair}
+    known = {o: [o in c.organs for c in fingerprint.cases if o in c.annotated] for o in organs}
+    out = []
+    for organ in organs:
+        both = partners.get(organ, (organ,))
+        seen, there = [f for o in both for f in found[o]], [k for o in both for k in known[o]]
+        out.append(Presence(organ, sum(seen), len(seen), there.count(False), len(there)))
+    return tuple(out)
+
+
+def _save_maps(
+    cascade: Cascade, case: Case, folder: Path, found: dict[str, list[bool]]
+) -> Iterator[tuple[str, Callable[[], FitCase]]]:  # fmt: skip
+    """Each organ's fine and coarse log-odds in its box, where the fine stage ran and the organ is annotated.
+
+    found: gets, for each annotated organ that is there, whether the coarse stage found it whole.
+    """
     image, label = read_image(case.image), read_label(case.label)
     truth = cascade.plan.labels.to_channels(label.array)
     coarse = run_coarse(cascade, image.array, image.geometry)
+    for channel, (organ, place) in enumerate(coarse.located.items(), start=1):
+        if (case.annotated is None or organ in case.annotated) and (truth == channel).any():
+            found[organ].append(found_whole(cascade.plan, place, coarse, image.geometry))
     for maps in run_fine(cascade, coarse, image.array, image.geometry):
         if maps.fine is None or case.annotated is not None and maps.organ not in case.annotated:
             continue

@@ -150,4 +150,4 @@ def build_cascade(
         log.warning("%s: not trained and left out: %s", model.folder.root, ", ".join(missing))
     networks = {m.name: _checked(FoldNetworks(model, m, found[m.name], which, device)) for m in members if m.name in found}
     fusion = model.fusion
-    return Cascade(model.plan, networks, fusion.coarse, fusion.merge, device, flips), found
+    return Cascade(model.plan, networks, fusion.coarse, fusion.merge, device, flips, fusion.presence), found

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from c2f_nnunet.geometry import Box, Geometry
-from c2f_nnunet.inference.cascade import EMPTY, MERGE_SOURCES, Cascade, OrganMaps, largest_component, merge, run, run_coarse, stage_maps
+from c2f_nnunet.inference.cascade import (
+    EMPTY, MERGE_SOURCES, TAKEN_AS_ABSENT, Cascade, OrganMaps, largest_component, merge, run, run_coarse, stage_maps,
+)  # fmt: skip
 from c2f_nnunet.inference.fusion import FusionWeights
 from c2f_nnunet.inference.locate import MISSED, Located
+from c2f_nnunet.inference.presence import Presence
 from c2f_nnunet.io.images import read_image, read_label
 from c2f_nnunet.preparing.views import IN_PLANE, POSITION_SCALE_MM, intensity_channels
 
@@ -96,6 +99,20 @@ def test_an_organ_that_the_coarse_stage_missed_is_found_at_its_usual_place_and_f
     assert report.how == "prior" and MISSED in report.flags
     coarse = run(cascade_of(tiny_planned, blind=channel), hu, geometry, "coarse")
     assert MISSED in coarse.reports[channel - 1].flags and coarse.reports[channel - 1].volume_ml == 0
+
+
+@pytest.mark.parametrize("told, empty", [
+    (Presence("Stem", 9, 9, 3, 20), True), (Presence("Stem", 5, 9, 3, 20), False), (Presence("Stem", 9, 9, 0, 20), False),
+    (Presence("Gland_L", 9, 9, 3, 20), False),
+])
+def test_a_missed_organ_is_taken_as_absent_where_that_explains_it_better(tiny_planned, told, empty):
+    hu, geometry, truth = scan(tiny_planned, "t0")
+    cascade = replace(cascade_of(tiny_planned, blind=3), presence=(told,))
+    result = run(cascade, hu, geometry)
+    assert (result.reports[2].volume_ml == 0) == empty == (TAKEN_AS_ABSENT in result.reports[2].flags)
+    assert MISSED in result.reports[2].flags
+    seen = run(replace(cascade_of(tiny_planned), presence=(told,)), hu, geometry)
+    assert all(r.volume_ml for r in seen.reports) and not any(r.flags for r in seen.reports)  # what was found stays
 
 
 @pytest.mark.parametrize("size, flags, whole", [(12, (), True), (8, ("touches its grown box",), False)])

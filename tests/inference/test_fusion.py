@@ -259,7 +259,7 @@ def test_the_file_comes_back_and_bad_ones_are_refused(tmp_path):
     path.write_text(json.dumps(good | {"version": 99}))
     with pytest.raises(ModelError, match="fusion version 99 and this program's 1 differ"):
         fusion.read_fusion(path)
-    for bias, wrong in (([0.0], "do not fit 2 sources and 2 organs"), ([0.0, float("nan")], "not finite")):
+    for bias, wrong in (([0.0], "do not fit 2 sources and 2 organs"), ([0.0, float("nan")], "should be a finite number")):
         path.write_text(json.dumps(good | {"coarse": good["coarse"] | {"bias": bias}}))
         with pytest.raises(RecordError, match=wrong):
             fusion.read_fusion(path)

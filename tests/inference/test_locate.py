@@ -5,7 +5,7 @@ import pytest
 from c2f_nnunet.errors import PlanError
 from c2f_nnunet.geometry import Box, Geometry
 from c2f_nnunet.inference import locate as module
-from c2f_nnunet.inference.locate import Located, accept_prior, grown, iou, locate, outside_faces, touches, with_side_flags
+from c2f_nnunet.inference.locate import Located, accept_prior, grown, iou, is_whole, locate, outside_faces, touches, with_side_flags
 from c2f_nnunet.planning.plan import FinePlan, OrganPrior
 
 # 20 × 20 × 20 voxels of 2 × 2 × 4 mm (z, y, x), 16 mm³ each; voxel (0, 0, 0) at LPS (10, 20, 30)
@@ -72,6 +72,20 @@ def test_a_lower_threshold_does_not_find_an_organ_in_another_one():
     assert found["Gland_R"].box == Box(*right)
     assert found["Gland_L"].box == Box(*own) and found["Gland_L"].how == "threshold 0.1"
     assert list(found) == ["Gland_R", "Gland_L"]
+
+
+@pytest.mark.parametrize("size, p, start, whole", [
+    ((4, 4, 2), 0.9, (6, 6, 6), True),  # 32 voxels of 16 mm³ are 512 mm³; half of the prior's 800 are 400
+    ((4, 2, 2), 0.9, (6, 6, 6), False),  # 256 mm³: a fragment
+    ((4, 2, 2), 0.9, (6, 6, 0), True),  # at the scan's border, which may cut it
+    ((4, 4, 4), 0.4, (6, 6, 6), False),  # large, but faint
+])
+def test_a_whole_organ_is_told_from_a_fragment(size, p, start, whole):
+    stop = tuple(a + n for a, n in zip(start, size))
+    planned = plan(prior("Stem", volume_mm3=(800.0, 1024.0, 2000.0)))
+    place = locate({"Stem": volume((start, stop, p))}, GRID, planned, ANCHOR)["Stem"]
+    assert place.volume_mm3 == np.prod(size) * GRID.voxel_mm3 == np.prod(size) * 16
+    assert is_whole(place, planned.priors[0], planned, GRID, GRID) == whole
 
 
 def test_touching_organs_are_apart():

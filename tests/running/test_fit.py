@@ -1,13 +1,18 @@
 """When the fusion and the merge are fitted, on what, and what is written."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from c2f_nnunet.cli import train
+from c2f_nnunet.data.fingerprint import Fingerprint
 from c2f_nnunet.errors import DatasetError
 from c2f_nnunet.inference.cascade import MERGE_SOURCES
 from c2f_nnunet.inference.fusion import FusionWeights, read_fusion
 from c2f_nnunet.inference.fusion_learn import FitCase
+from c2f_nnunet.inference.presence import Presence
+from c2f_nnunet.io import records
 from c2f_nnunet.running import fit
 
 CPU = torch.device("cpu")
@@ -20,6 +25,17 @@ def test_both_are_fitted_on_held_out_cases(tiny_trained):
     for weights in (fusion.coarse, fusion.merge):
         assert not any(score.below_best_source for score in weights.scores)
     assert not list(tiny_trained.folder.root.glob(".fit-*"))
+
+
+def test_presence_counts_cases_with_and_without_each_organ(tiny_trained):
+    """t3 lacks the right gland and in t4 only the stem is annotated: glands are known in six cases on each side."""
+    left, right, stem = read_fusion(tiny_trained.folder.fusion).presence
+    assert (left.organ, right.organ, stem.organ) == ("Gland_L", "Gland_R", "Stem")
+    assert replace(left, organ="Gland_R") == right == Presence("Gland_R", right.found, 4, 1, 12)  # both held-out cases, both sides
+    assert stem == Presence("Stem", stem.found, 2, 0, 7)
+    found = {"Gland_L": [True, False], "Gland_R": [True], "Stem": []}
+    counted = fit.count_presence(records.read(Fingerprint, tiny_trained.folder.fingerprint), found)
+    assert [(p.found, p.present) for p in counted] == [(2, 3), (2, 3), (0, 0)]
 
 
 def test_they_are_due_where_missing_and_after_a_retraining(tiny_trained, tmp_path):
