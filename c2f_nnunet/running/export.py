@@ -105,6 +105,8 @@ def import_model(archive_path: Path, results: Path, replace: bool = False) -> Mo
                     _check_model(ModelFolder(staged), manifest, archive_path)
                 except C2FError as e:  # a staged file is gone by the time this is read
                     raise type(e)(str(e).replace(f"{staged}{os.sep}", f"{archive_path}, ")) from e
+                except RuntimeError as e:  # torch
+                    raise ModelError(f"{archive_path}: its plan describes a network that cannot be ({e}); do not trust this file") from e
                 _place(staged, target.root, Path(staging) / "replaced" / manifest.dataset / manifest.plan)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as e:  # what zipfile raises for flipped bytes
         raise ModelError(f"{archive_path}: no intact zip archive ({e}); get the file again") from e

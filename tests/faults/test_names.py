@@ -15,7 +15,8 @@ from c2f_nnunet.cli import evaluate, import_model
 from c2f_nnunet.running.export import export_model
 from tests.faults.inputs import edit_json, error, plan, segment, state
 
-AWKWARD = st.text(st.sampled_from(string.ascii_letters + string.digits + " -_.'\"$&;(){}[]*?#%@!~+=,\u00e9\u00df\u4e2d\u0644\U0001f600\n\t\\:|<>"),
+LETTERS = string.ascii_letters + string.digits
+AWKWARD = st.text(st.sampled_from(LETTERS + " -_.'\"$&;(){}[]*?#%@!~+=,\u00e9\u00df\u4e2d\u0644\U0001f600\n\t\\:|<>"),
                   min_size=1, max_size=20)
 PIECES = st.sampled_from(["_seg", "_0000", "-rf", "--help", "__Stem", ".nii", ".nii.gz", "~", "CON", " ", "\u0301", "\u202e", "\ud800"])
 
@@ -90,7 +91,7 @@ def test_row_38_names_of_cases(work, tiny_trained, tmp_path_factory, capsys, nam
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("organ", ["../../evil", "a/b", "Brain Stem", "-rf", "Stamm\u00df", "\u8111\u5e72", "x'; DROP", "CON", "Stem\\..", "."])
+@pytest.mark.parametrize("organ", ["../../evil", "a/b", "Brain Stem", "-rf", "Stamm\u00df", "\u8111\u5e72", "x'; DROP", "Stem\\..", "."])
 def test_row_38_names_of_organs(tiny_raw, tmp_path, capsys, organ):
     """An organ's name becomes that of a network's folder: it works, inside the results, or is told."""
     tiny = tiny_raw.copy(tmp_path / "w")
