@@ -12,7 +12,6 @@ import pytest
 from c2f_nnunet.cli import evaluate, train
 from c2f_nnunet.data.fingerprint import Fingerprint
 from c2f_nnunet.data.store import Store
-from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.io import records
 from c2f_nnunet.io.images import read_label, write_volume
 from c2f_nnunet.running import model, planning
