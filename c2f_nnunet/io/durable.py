@@ -89,12 +89,17 @@ def remove_leftovers(folder: Path) -> list[Path]:
     """Remove temporary files that a killed process left in the folder; those of living processes stay."""
     removed = []
     for path in folder.glob(f"{TEMPORARY_MARK}*") if folder.is_dir() else []:
-        owner = path.name[len(TEMPORARY_MARK):].split("-", 1)[0]
-        if owner.isdigit() and os.path.exists(f"/proc/{owner}") and int(owner) != os.getpid():
+        if owner_lives(path.name.removeprefix(TEMPORARY_MARK)):
             continue
         path.unlink(missing_ok=True)
         removed.append(path)
     return removed
+
+
+def owner_lives(name: str) -> bool:
+    """Whether the process whose number the name begins with ("123-…") is another one that is still there."""
+    owner = name.split("-", 1)[0]
+    return owner.isdigit() and os.path.exists(f"/proc/{owner}") and int(owner) != os.getpid()
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Models as files: a zip with plan, weights (safetensors), scores and a SHA-256 manifest; and importing one."""
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from ..errors import ModelError, WorkspaceError
+from ..errors import C2FError, ModelError, WorkspaceError
 from ..io import durable, records
 from ..io.records import record
 from ..planning.plan import read_plan
@@ -26,6 +27,7 @@ MANIFEST_VERSION = 1
 LARGEST_ARCHIVE = 20 * 2**30
 LARGEST_MANIFEST = 16 * 2**20
 MOST_ENTRIES = 5000
+STAGING = ".import-"
 
 
 @record
@@ -88,24 +90,59 @@ def import_model(archive_path: Path, results: Path, replace: bool = False) -> Mo
     in a staging folder; a model that is there already stays, unless `replace`.
     """
     try:
-        with zipfile.ZipFile(archive_path) as archive:
+        _remove_leftovers(results)
+        with _Bounded(archive_path) as file, zipfile.ZipFile(file) as archive:
             manifest = _read_manifest(archive, archive_path)
             target = ModelFolder(results / manifest.dataset / manifest.plan)
             if target.root.exists() and not replace:
                 raise ModelError(f"{target.root}: a model is there already; give --replace to put {archive_path.name} in its place")
             results.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".import-", dir=results) as staging:
+            with tempfile.TemporaryDirectory(prefix=f"{STAGING}{os.getpid()}-", dir=results) as staging:
                 staged = Path(staging) / "model"
                 for name, (digest, size) in manifest.files.items():
                     _extract(archive, name, staged / name, digest, size, archive_path)
-                _check_model(ModelFolder(staged), manifest, archive_path)
-                _place(staged, target.root, Path(staging))
+                try:
+                    _check_model(ModelFolder(staged), manifest, archive_path)
+                except C2FError as e:  # a staged file is gone by the time this is read
+                    raise type(e)(str(e).replace(f"{staged}{os.sep}", f"{archive_path}, ")) from e
+                except RuntimeError as e:  # torch
+                    raise ModelError(f"{archive_path}: its plan describes a network that cannot be ({e}); do not trust this file") from e
+                _place(staged, target.root, Path(staging) / "replaced" / manifest.dataset / manifest.plan)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as e:  # what zipfile raises for flipped bytes
         raise ModelError(f"{archive_path}: no intact zip archive ({e}); get the file again") from e
     except OSError as e:
         why = e.strerror or e
         raise WorkspaceError(f"{archive_path}: cannot be imported ({why}); check the path and the free space of {results}") from e
     return target
+
+
+class _Bounded(io.BufferedReader):
+    """An archive of which zipfile cannot read more at once than a manifest may hold.
+
+    zipfile reads the list of all entries in one piece and makes objects of them, a gigabyte for a million, before they can be counted.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        wanted = left if size is None or size < 0 else min(size, left)
+        if wanted > LARGEST_MANIFEST:
+            lists = f"a list of files of {wanted / 2**20:.0f} MB"
+            raise ModelError(f"{self.name}: holds {lists}, too much for a model; this is not an exported model")
+        return super().read(size)
+
+
+def _remove_leftovers(results: Path) -> None:
+    """Remove what killed imports left; a model that was moved aside and not replaced any more comes back."""
+    for staging in results.glob(f"{STAGING}*") if results.is_dir() else []:
+        if durable.owner_lives(staging.name.removeprefix(STAGING)):
+            continue
+        for model in staging.glob("replaced/*/*"):
+            if not (target := results / model.relative_to(staging / "replaced")).exists():
+                os.rename(model, target)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _read_manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
@@ -174,11 +211,11 @@ def _check_model(folder: ModelFolder, manifest: Manifest, source: Path) -> None:
     model.fusion  # noqa: B018  (read for its checks)
 
 
-def _place(staged: Path, target: Path, staging: Path) -> None:
+def _place(staged: Path, target: Path, aside: Path) -> None:
     """One rename; an older model is moved aside first and removed only after."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = staging / "replaced"
     if target.exists():
+        aside.parent.mkdir(parents=True)
         os.rename(target, aside)
     try:
         os.rename(staged, target)

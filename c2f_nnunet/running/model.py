@@ -20,7 +20,7 @@ from ..network.precision import place
 from ..network.unet import build_network
 from ..planning.plan import MemberPlan, Plan, read_plan
 from ..training import checkpoint
-from ..training.state import restore_weights
+from ..training.state import fitting_weights, restore_weights
 from ..workspace import ModelFolder
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ def load_network(model: Model, member: MemberPlan, fold: int, which: str, device
     tensors, _, warning = checkpoint.load(path)
     if warning:
         log.warning("%s", warning)
+    with torch.device("meta"):  # without memory: a foreign plan may ask for a network of any size
+        fitting_weights(build_network(member.network), tensors, "average.", str(path))
     network = build_network(member.network)
     restore_weights(network, tensors, "average.", str(path))
     return place(network, device, member.network.dimensions).eval()

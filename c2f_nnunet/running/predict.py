@@ -87,9 +87,10 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
     result = merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located, clean)
     clock.lap(options.stage)
     write_label(target, cascade.plan.labels.to_ids(result.channels), image.source)
+    hashes = {"source_sha256": durable.sha256(case.image), "sha256": durable.sha256(target)}
     if keep is not None:
         _write_probabilities(target, cascade, keep, image)
-    hashes = {"source_sha256": durable.sha256(case.image), "sha256": durable.sha256(target)}
+        hashes["probabilities_sha256"] = durable.sha256(_probabilities_path(target))
     records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports})
     clock.lap("write")
     return Predicted(case.id, result.reports, clock.seconds)
@@ -103,13 +104,17 @@ def _note_path(target: Path) -> Path:
     return target.with_name(f"{name}.json")
 
 
+def _probabilities_path(target: Path) -> Path:
+    return _note_path(target).with_suffix(".npz")
+
+
 def is_complete(target: Path, case: Case, options: PredictOptions) -> bool:
     """Whether a result is whole, of this very input and of the stage asked for, with the probabilities where they are wanted."""
-    if options.save_probabilities and not _note_path(target).with_suffix(".npz").exists():
-        return False
     try:
         note = records.read_json(_note_path(target))
         if note["stage"] != options.stage:
+            return False
+        if options.save_probabilities and note["probabilities_sha256"] != durable.sha256(_probabilities_path(target)):
             return False
         return note["sha256"] == durable.sha256(target) and note["source_sha256"] == durable.sha256(case.image)
     except (C2FError, OSError, KeyError, TypeError):
@@ -132,7 +137,7 @@ def _write_probabilities(target: Path, cascade: Cascade, maps: list[OrganMaps], 
             logits[(labels.organs.index(m.organ), *m.box.slices)] = combined(m, cascade.merge_weights)
     p = probabilities(logits)
     whole = np.concatenate([1 - p.sum(0, keepdims=True), p]).astype(np.float16)
-    path = _note_path(target).with_suffix(".npz")
+    path = _probabilities_path(target)
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as f:

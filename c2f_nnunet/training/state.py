@@ -122,6 +122,11 @@ def _named(prefix: str, network: nn.Module) -> dict[str, Tensor]:
 
 def restore_weights(network: nn.Module, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
     """Load the tensors with this prefix; TrainingError where they do not fit the network."""
+    network.load_state_dict(fitting_weights(network, tensors, prefix, where))
+
+
+def fitting_weights(network: nn.Module, tensors: dict[str, Tensor], prefix: str, where: str) -> dict[str, Tensor]:
+    """The tensors with this prefix by their names in the network (which may be on torch's meta device); TrainingError as above."""
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     expected = network.state_dict()
     if wrong := sorted(k for k in expected.keys() | own.keys() if k not in own or k not in expected or own[k].shape != expected[k].shape):
@@ -129,7 +134,7 @@ def restore_weights(network: nn.Module, tensors: dict[str, Tensor], prefix: str,
             f"{where}: the weights do not fit the plan's network ({len(wrong)} tensors differ, first {wrong[0]}); "
             "train it again or use the plan that it was trained with"
         )
-    network.load_state_dict(own)
+    return own
 
 
 def weights_path(pretrained: str) -> Path:
