@@ -19,7 +19,7 @@ import torch
 from c2f_nnunet.training import checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["c2f_nnunet.running.graph", "c2f_nnunet.running.predict", "tests.faults.processes"])
+CONTEXT.set_forkserver_preload(["c2f_nnunet.running.graph", "c2f_nnunet.running.predict", "matplotlib.figure", "tests.faults.processes"])
 PATIENCE_S = 60.0  # for what takes a second on an idle machine
 
 
