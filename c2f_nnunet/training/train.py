@@ -184,8 +184,9 @@ def _epoch(
             raise Interrupted
         if where.agreed(float(clock.used() >= 1.0)):
             break
+    mean = float(np.mean(losses)) if losses else math.nan
     return {
-        "epoch": state.progress.epoch, "step": state.progress.step, "train_loss": float(np.mean(losses)) if losses else math.nan, "lr": rate,
+        "epoch": state.progress.epoch, "step": state.progress.step, "train_loss": mean, "lr": rate,
         "seconds": time.monotonic() - began, "waited_s": waited_s,
     }  # fmt: skip
 

@@ -1,8 +1,8 @@
 """FAULTS.md, rows 9 to 13: full disks while predicting and preprocessing, preprocessing that is killed, stored volumes that are damaged."""
 import hashlib
 import random
-from itertools import count
 import time
+from itertools import count
 
 import pytest
 

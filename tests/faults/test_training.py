@@ -340,7 +340,8 @@ def test_row_18_killed_preprocessing_workers(tiny):
             os.kill(worker, signal.SIGKILL)
         time.sleep(0.05)
     code, printed = command.ended()
-    assert code == 1 and "error: t0 (" in printed and "t0_0000.nii.gz): the process working on it died; free memory, or export its files again" in printed
+    assert code == 1 and "error: t0 (" in printed
+    assert "t0_0000.nii.gz): the process working on it died; free memory, or export its files again" in printed
     assert "a worker process died (out of memory?); the 7 items left are done one at a time" in printed
 
 
@@ -381,8 +382,7 @@ def test_row_21_the_accelerator_is_out_of_memory_while_training(tiny):
 
 def test_row_21_the_accelerator_is_out_of_memory_while_predicting(tiny_trained, tmp_path):
     out = tmp_path / "out"
-    code, printed = run(
-        tmp_path / "printed", "predict", tiny_trained.args("-i", "imagesTs", "-o", out, "-device", "cpu", "--stage", "coarse"), out_of_memory
-    )
+    command = tiny_trained.args("-i", "imagesTs", "-o", out, "-device", "cpu", "--stage", "coarse")
+    code, printed = run(tmp_path / "printed", "predict", command, out_of_memory)
     assert code == 3 and "s0: CUDA out of memory" in printed and "s1: CUDA out of memory" in printed and "Traceback" not in printed
     assert not list(out.glob("*.nii.gz"))
