@@ -194,10 +194,7 @@ def lock(folder: Path, what: str):
     require_writable(folder)
     path, host = folder / ".lock", socket.gethostname()
     with _one_at_a_time(folder):
-        owner = _lock_owner(path)
-        if owner and (owner.get("host") != host or _alive(owner["pid"])):
-            raise WorkspaceError(f"{folder}: {owner.get('what', what)} is already running on {owner.get('host')} (pid {owner['pid']}); "
-                                 f"wait for it or stop it, or remove {path} if it is gone")
+        require_unlocked(folder, what)
         path.unlink(missing_ok=True)
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -209,6 +206,15 @@ def lock(folder: Path, what: str):
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def require_unlocked(folder: Path, what: str) -> None:
+    """WorkspaceError naming host and pid where another process holds the folder's lock."""
+    path = folder / ".lock"
+    owner = _lock_owner(path)
+    if owner and (owner.get("host") != socket.gethostname() or _alive(owner["pid"])):
+        raise WorkspaceError(f"{folder}: {owner.get('what', what)} is already running on {owner.get('host')} (pid {owner['pid']}); "
+                             f"wait for it or stop it, or remove {path} if it is gone")
 
 
 @contextmanager

@@ -61,6 +61,17 @@ TINY_PLAN = {
 }  # fmt: skip
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=10, metavar="N", help="how often each test of kills at random moments kills (default: 10)")
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+@pytest.fixture(scope="session")
+def kills(request) -> int:
+    """How often to kill a process at a random moment."""
+    return request.config.getoption("--kills")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real patients' CTs; tests that need it are skipped where it is not there."""

@@ -34,11 +34,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def body(args: argparse.Namespace) -> int:
+    from ..data.dataset import read_dataset
     from ..network.precision import default_device, find_device
     from ..running import graph
     from ..running.members import TrainOptions
     from ..running.model import open_model
+    from ..running.preprocess import require_same_source
     from ..training.state import weights_path
+    from ..training.train import Interrupted
     from ..workspace import Workspace, store_folder
 
     workspace = Workspace.find(args.workspace)
@@ -60,12 +63,19 @@ def body(args: argparse.Namespace) -> int:
     if args.val:
         return _validate(model, store, todo, splits, device)
     todo = [t for t in todo if not (t.member and is_group and graph.is_finished(folder.run(t.member.name, t.fold)))]
+    if (raw := workspace.raw / model.plan.dataset).is_dir():
+        cases = {case for fold in folds for case in splits[fold].train + splits[fold].val}
+        require_same_source(read_dataset(raw), store, tuple(t.member for t in todo if t.member), cases)
     budget, stop = graph.TimeBudget(args.minutes, todo), StopRequest()
     for number, task in enumerate(todo, 1):
         if stop():
             return stop.exit_code
         if task.member is None:
-            _fit(task.kind, model, store, device, workspace)
+            try:
+                _fit(task.kind, model, store, device, workspace, stop)
+            except Interrupted:
+                print(f"{task.title}: stopped; the same command fits them")
+                return stop.exit_code
             continue
         job = graph.next_job(folder, task, options, budget.start(task), is_group)
         if job is None:
@@ -105,7 +115,7 @@ def _train(model, store, job, split, title: str, stop: StopRequest) -> int | Non
     return None
 
 
-def _fit(kind: str, model, store, device, workspace) -> None:
+def _fit(kind: str, model, store, device, workspace, stop: StopRequest) -> None:
     """Fit the views' fusion, or the merge of both stages, where it is due; print the weights as a table."""
     import pandas as pd
     from tqdm import tqdm
@@ -113,6 +123,7 @@ def _fit(kind: str, model, store, device, workspace) -> None:
     from ..data.dataset import read_dataset
     from ..inference.fusion import rows
     from ..running import fit
+    from ..training.train import Interrupted
 
     due = fit.fusion_is_due(model) if kind == "fusion" else fit.merge_is_due(model)
     if not due:
@@ -121,11 +132,17 @@ def _fit(kind: str, model, store, device, workspace) -> None:
             print(f"{kind} weights: not fitted yet, no fold has all of {', '.join(m.name for m in members)} trained")
         return
     with tqdm(desc=f"fitting the {kind} weights", unit="case", disable=None) as bar:
+
+        def on_case(case: str) -> None:
+            bar.update()
+            if stop():
+                raise Interrupted
+
         if kind == "fusion":
-            fusion = fit.fit_fusion(model, store, device, on_case=lambda case: bar.update())
+            fusion = fit.fit_fusion(model, store, device, on_case=on_case)
         else:
             cases = {c.id: c for c in read_dataset(workspace.raw / model.plan.dataset).training}
-            fusion = fit.fit_merge(model, cases, device, on_case=lambda case: bar.update())
+            fusion = fit.fit_merge(model, cases, device, on_case=on_case)
     weights = fusion.coarse if kind == "fusion" else fusion.merge
     print(f"{kind} weights, fitted on {len(weights.fitted_on)} held-out cases (in {model.folder.fusion}):")
     print(pd.DataFrame(rows(weights)).to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep=""))

@@ -12,7 +12,7 @@ from pathlib import Path
 import blosc2
 import numpy as np
 
-from ..errors import DatasetError
+from ..errors import C2FError, DatasetError
 from ..geometry import Box, Geometry
 from ..io import durable, records
 from ..io.records import record
@@ -107,8 +107,11 @@ class Store:
         blocks = tuple(min(32, n) for n in chunks)
 
         def write(temporary: Path) -> None:
-            how = {"codec": blosc2.Codec.ZSTD, "clevel": 5}
-            blosc2.asarray(array, urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=how)
+            how = {"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1}  # with more, their race decides the order of the blocks
+            try:
+                blosc2.asarray(array, urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=how)
+            except RuntimeError as e:  # blosc2's own, also where the disk is full
+                raise OSError(str(e)) from e
 
         def check(temporary: Path) -> None:
             if not np.array_equal(blosc2.open(str(temporary), mode="r")[:], array):
@@ -116,6 +119,19 @@ class Store:
 
         durable.write_with(path, write, check)
         return durable.sha256(path)
+
+    def is_whole(self, volume_id: str) -> bool:
+        """Whether a volume's three files are there."""
+        names = (f"{volume_id}.json", f"{volume_id}_image.b2nd", f"{volume_id}_labels.b2nd")
+        return all((self.folder / name).exists() for name in names)
+
+    def is_sound(self, volume_id: str) -> bool:
+        """Whether a volume is there and its files have their checksums."""
+        try:
+            StoredVolume(self.folder, records.read(StoredRecord, self.folder / f"{volume_id}.json")).verify()
+        except C2FError:
+            return False
+        return True
 
     def remove(self, volume_id: str) -> None:
         for path in (self.folder / f"{volume_id}.json", self.folder / f"{volume_id}_image.b2nd", self.folder / f"{volume_id}_labels.b2nd"):

@@ -11,7 +11,7 @@ from ..io import records
 from ..planning.plan import MemberPlan, Plan
 from ..training import checkpoint
 from ..training.train import TrainSettings
-from ..workspace import ModelFolder
+from ..workspace import ModelFolder, require_unlocked
 from .members import Job, TrainOptions, is_finished, settings_for
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def next_job(folder: ModelFolder, task: Task, options: TrainOptions, seconds: fl
     fresh = settings_for(task.member, options, seconds)
     started = checkpoint.exists(run.checkpoint("latest"))
     if not is_group and started and not options.go_on:
+        require_unlocked(run.root, "a training")
         raise TrainingError(f"{run.root}: an unfinished training is there; go on with --c, or move the folder away to start again")
     if not is_group and options.go_on and not started:
         raise TrainingError(f"{run.root}: no checkpoint to continue from; leave --c out to start this training")

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Callable
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from ..preparing.prepare import jitter_voxels
 from ..training import checkpoint
 from ..training.sampler import CachedVolumes, CropSource, SliceSource
 from ..training.state import Progress
-from ..training.train import Hooks, Place, TrainSettings, Validate, train
+from ..training.train import Hooks, Interrupted, Place, TrainSettings, Validate, train
 from ..workspace import RunFolder, StoreFolder, lock, machine_memory_gb
 from .model import Model
 from .preprocess import require_prepared
@@ -80,13 +82,24 @@ def run_member(model: Model, store: StoreFolder, job: Job, split: Split, where: 
     require_prepared(store, member, model.plan, split.train + split.val, f"c2f_plan_and_preprocess -d {model.plan.dataset}")
     if where.rank:
         return _train(model.plan, store, job, split, run, where, hooks)
-    with lock(run.root, f"training of {member.name} fold {job.fold}"):
+    with lock(run.root, f"training of {member.name} fold {job.fold}"), memory_stated(run, job.settings):
         durable.remove_leftovers(run.root)
         if job.go_on and not checkpoint.exists(run.checkpoint("latest")):
             raise TrainingError(f"{run.checkpoint('latest')}: no checkpoint to continue from; leave --c out to start this training")
         if not job.go_on:
             records.write(run.settings, job.settings)
         return _train(model.plan, store, job, split, run, where, hooks)
+
+
+@contextmanager
+def memory_stated(run: RunFolder, settings: TrainSettings):
+    """Turn what torch says where the device's memory is too small into a TrainingError with the remedy."""
+    try:
+        yield
+    except torch.OutOfMemoryError as e:
+        what = f"a batch of {settings.training.batch_size} does not fit the memory of {settings.device}"
+        remedy = "move the folder away and start again with a smaller --batch_size, or free the device's memory and go on with --c"
+        raise TrainingError(f"{run.root}: {what} ({str(e).splitlines()[0]}); {remedy}") from e
 
 
 def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolder, where: Place, hooks: Hooks) -> Progress:
@@ -98,7 +111,7 @@ def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolde
         volume.verify()
     cached = CachedVolumes(training, CACHE_SHARE * machine_memory_gb())
     source = SliceSource(member, plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
-    validate = validation(plan, member, CachedVolumes(held_out, CACHE_SHARE * machine_memory_gb()), where.device)
+    validate = validation(plan, member, CachedVolumes(held_out, CACHE_SHARE * machine_memory_gb()), where.device, hooks.should_stop)
 
     def after_epoch(rows: list[dict]) -> None:
         if "val_dsc" in rows[-1] or len(rows) % 5 == 1:
@@ -108,8 +121,13 @@ def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolde
     return train(member, job.settings, source, run, validate, where, job.go_on, replace(hooks, on_epoch=after_epoch))
 
 
-def validation(plan: Plan, member: MemberPlan, held_out: CachedVolumes, device: torch.device) -> Validate:
-    """validate(network) → mean held-out Dice per organ, on the member's own grid; None where no held-out case has the organ."""
+def validation(
+    plan: Plan, member: MemberPlan, held_out: CachedVolumes, device: torch.device, should_stop: Callable[[], bool] = lambda: False
+) -> Validate:  # fmt: skip
+    """validate(network) → mean held-out Dice per organ, on the member's own grid; None where no held-out case has the organ.
+
+    Interrupted is raised between two cases where should_stop() says so.
+    """
 
     def counts_of(network: nn.Module, index: int) -> dict[str, float | None]:
         record = held_out.volumes[index].record
@@ -124,6 +142,8 @@ def validation(plan: Plan, member: MemberPlan, held_out: CachedVolumes, device: 
     def validate(network: nn.Module) -> dict[str, float | None]:
         found: dict[str, list[float]] = {organ: [] for organ in member.organs}
         for i in range(len(held_out.volumes)):
+            if should_stop():
+                raise Interrupted
             for organ, value in counts_of(network, i).items():
                 if value is not None:
                     found[organ].append(value)

@@ -12,7 +12,7 @@ from typing import Callable, Iterator
 import numpy as np
 
 from ..data.dataset import Case
-from ..errors import C2FError
+from ..errors import C2FError, WorkspaceError
 from ..geometry import from_canonical
 from ..inference.cascade import Cascade, OrganMaps, OrganReport, combined, merge, run_coarse, stage_maps
 from ..inference.fusion import LIMIT, probabilities
@@ -64,6 +64,8 @@ def predict_cases(
         else:
             try:
                 done.append(predict_case(cascade, case, target, options, before_gb))
+            except WorkspaceError:  # a full disk is no fault of this case, and would be met again at the next
+                raise
             except (C2FError, MemoryError, RuntimeError) as e:  # RuntimeError: torch, also where memory is short, and SimpleITK
                 log.error("%s: skipped: %s", case.id, e)
                 done.append(Predicted(case.id, (), {}, str(e) or type(e).__name__))

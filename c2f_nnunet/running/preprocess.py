@@ -5,7 +5,6 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Callable
 
 from ..data.dataset import Case, Dataset
@@ -87,21 +86,31 @@ def preprocess_case(case: Case, plan: Plan, store: StoreFolder, members: tuple[M
 
 
 def _stands(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str) -> bool:
-    marker = store.folder / f"{case.id}.done"
-    try:
-        if marker.read_text() != f"{source} {plan_part(plan, member)}":
-            return False
-    except OSError:
-        return False
-    ids = volume_ids(case.id, member, case.annotated or plan.labels.organs)
-    # a fine member's organ that is absent in this case has no volume: what was written must still be there
-    written = [i for i in ids if (store.folder / f"{i}.json").exists()]
-    whole = all((store.folder / f"{i}_{kind}.b2nd").exists() for i in written for kind in ("image", "labels"))
-    return whole and (member.stage == "fine" or bool(written))
+    marker = _read_marker(store, case.id)
+    return marker.made_by == f"{source} {plan_part(plan, member)}" and all(map(store.is_sound, _volumes(case.id, member, marker)))
 
 
-def _mark(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str) -> None:
-    durable.write_text(store.folder / f"{case.id}.done", f"{source} {plan_part(plan, member)}")
+@dataclass(frozen=True)
+class _Marker:
+    """CASE.done: the hashes that a case's volumes were made by on the first line, then one volume's id a line."""
+
+    made_by: str
+    volumes: tuple[str, ...]
+
+
+def _read_marker(store: Store, case: str) -> _Marker:
+    path = store.folder / f"{case}.done"
+    made_by, *volumes = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
+    return _Marker(made_by, tuple(volumes))
+
+
+def _mark(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str, volumes: list[str]) -> None:
+    durable.write_text(store.folder / f"{case.id}.done", "\n".join([f"{source} {plan_part(plan, member)}", *volumes]))
+
+
+def _volumes(case: str, member: MemberPlan, marker: _Marker) -> tuple[str, ...]:
+    """The volumes that a case must have; a fine member's organ that could not be cropped has none."""
+    return (case,) if member.stage == "coarse" else marker.volumes
 
 
 def _record(volume_id: str, case: Case, geometry, anchor, mirrored, known, boxes, source: str, plan_hash: str) -> StoredRecord:
@@ -114,10 +123,11 @@ def _make_volume(store: Store, case: Case, member: MemberPlan, plan: Plan, sourc
     boxes = {organ: box for i, organ in enumerate(plan.labels.organs, 1) if (box := bounding_box(labels == i))}
     record = _record(case.id, case, prepared.geometry, prepared.anchor_index, False, known, boxes, source, plan_part(plan, member))
     store.write(record, prepared.hu, labels)
-    _mark(store, case, member, plan, source)
+    _mark(store, case, member, plan, source, [case.id])
 
 
 def _make_crops(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str, image, channels, known) -> None:
+    written = []
     for organ in member.organs:
         volume_id = f"{case.id}__{organ}"
         store.remove(volume_id)
@@ -133,7 +143,8 @@ def _make_crops(store: Store, case: Case, member: MemberPlan, plan: Plan, source
         boxes = {organ: box} if box else {}
         record = _record(volume_id, case, grid, anchor, is_mirrored(organ, member), (organ,), boxes, source, plan_part(plan, member))
         store.write(record, hu, labels)
-    _mark(store, case, member, plan, source)
+        written.append(volume_id)
+    _mark(store, case, member, plan, source, written)
 
 
 def _remove_foreign(dataset: Dataset, plan: Plan, store: StoreFolder, members: tuple[MemberPlan, ...]) -> None:
@@ -151,13 +162,30 @@ def _remove_foreign(dataset: Dataset, plan: Plan, store: StoreFolder, members: t
 
 
 def require_prepared(store: StoreFolder, member: MemberPlan, plan: Plan, cases: tuple[str, ...], remedy: str) -> None:
-    """DatasetError listing the cases whose volumes are missing or were made by another plan."""
-    folder: Path = store.volumes(member.volumes)
-    part, bad = plan_part(plan, member), []
-    for case in cases:
-        marker = folder / f"{case}.done"
-        if not marker.exists() or marker.read_text().split(" ")[-1] != part:
-            bad.append(case)
-    if bad:
-        listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise DatasetError(f"{folder}: not preprocessed by this plan: {listed}; run {remedy}")
+    """DatasetError listing the cases whose volumes were made by another plan, or of which a file is missing."""
+    volumes, part = Store(store.volumes(member.volumes)), plan_part(plan, member)
+    markers = {case: _read_marker(volumes, case) for case in cases}
+    if other := [case for case, m in markers.items() if m.made_by.split(" ")[-1] != part]:
+        raise DatasetError(f"{volumes.folder}: not preprocessed by this plan: {_listed(other)}; run {remedy}")
+    if lacking := [case for case, m in markers.items() if not all(map(volumes.is_whole, _volumes(case, member, m)))]:
+        raise DatasetError(f"{volumes.folder}: stored files are missing of {_listed(lacking)}; run {remedy}")
+
+
+def require_same_source(dataset: Dataset, store: StoreFolder, members: tuple[MemberPlan, ...], cases: set[str]) -> None:
+    """DatasetError listing the cases whose files are others than those preprocessed; only files changed since are hashed."""
+    changed = set()
+    for case in (c for c in dataset.training if c.id in cases):
+        newest = max(p.stat().st_ctime for p in (case.image, case.label, dataset.root / "dataset.json"))
+        for name in sorted({m.volumes for m in members}):
+            volumes = Store(store.volumes(name))
+            marker = volumes.folder / f"{case.id}.done"
+            if marker.exists() and marker.stat().st_mtime <= newest:
+                if _read_marker(volumes, case.id).made_by.split(" ")[0] != source_hash(case):
+                    changed.add(case.id)
+    if changed:
+        where = f"{dataset.root}: changed after preprocessing: {_listed(sorted(changed))}"
+        raise DatasetError(f"{where}; run c2f_plan_and_preprocess -d {dataset.root.name}")
+
+
+def _listed(cases: list[str]) -> str:
+    return ", ".join(cases[:5]) + (f" and {len(cases) - 5} more" if len(cases) > 5 else "")

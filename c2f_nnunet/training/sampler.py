@@ -5,6 +5,7 @@ and DDP's processes take consecutive parts of one larger batch.
 """
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -158,6 +159,7 @@ class Batches(SlimDataLoaderBase):
         super().__init__(None, batch_size, max(1, workers))
         self.source, self.seed, self.first_step, self.rank, self.world = source, seed, first_step, rank, world
         self.made = 0
+        self.reading = multiprocessing.RawArray("i", max(1, workers))  # by worker: 1 + the volume that it is at
 
     def set_thread_id(self, thread_id: int) -> None:
         """Called first in each worker process, which is forked.
@@ -182,6 +184,7 @@ class Batches(SlimDataLoaderBase):
         for i in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
             rng = np.random.default_rng([self.seed, step, i])
             draw = self.source.draw(rng)
+            self.reading[self.thread_id] = draw.volume + 1
             try:
                 image, target, known = self.source.read(draw)
             except (OSError, RuntimeError, ValueError) as e:
@@ -226,6 +229,8 @@ class Workers(MultiThreadedAugmenter):
 
     def _finish(self, timeout: float = 5.0, force: bool = False) -> None:
         self.abort_event.set()
+        if self._processes:
+            self.dead = [k for k, worker in enumerate(self._processes) if not worker.is_alive()]
         for worker in self._processes:
             worker.kill()
         for worker in self._processes:
@@ -243,6 +248,8 @@ def stream(batches: Batches, workers: int) -> Iterator[dict]:
     try:
         yield from augmenter
     except RuntimeError as e:  # of the augmenter, where a worker ended; what ended it stands on the screen above
-        raise TrainingError(f"an augmentation process ended ({e}); free memory, or see the message above it, or give -np 0") from e
+        at = sorted({batches.source.cached.volumes[v - 1].record.id for k in augmenter.dead or range(workers) if (v := batches.reading[k])})
+        where = f" at work on {' or '.join(at)}" if at else ""
+        raise TrainingError(f"an augmentation process ended{where} ({e}); free memory, or see the message above it, or give -np 0") from e
     finally:
         augmenter._finish()

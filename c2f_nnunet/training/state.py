@@ -31,7 +31,10 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass
 class Progress:
-    """How far a training is. validation_s: what the last validation took, kept for the final one."""
+    """How far a training is. validation_s: what the last validation took, kept for the final one.
+
+    rate_factor: what the learning rate is multiplied by, below 1 once the loss was not finite.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -39,6 +42,7 @@ class Progress:
     validation_s: float = 0.0
     best: float = -1.0
     done: bool = False
+    rate_factor: float = 1.0
 
 
 @dataclass
@@ -55,8 +59,11 @@ class TrainState:
 
     def checkpoint_is_due(self) -> bool:
         """After every epoch, unless that would cost more than 2 % of the time; after five minutes at the latest."""
-        since = time.monotonic() - self.saved_at
-        return since > CHECKPOINT_EVERY_S or self.save_cost_s < CHECKPOINT_SHARE * since
+        return self.checkpoint_is_overdue() or self.save_cost_s < CHECKPOINT_SHARE * (time.monotonic() - self.saved_at)
+
+    def checkpoint_is_overdue(self) -> bool:
+        """Whether five minutes have passed, also inside a long epoch."""
+        return time.monotonic() - self.saved_at > CHECKPOINT_EVERY_S
 
     def save(self, run: RunFolder) -> None:
         """Everything that is needed to go on, to checkpoint_latest, and the log."""

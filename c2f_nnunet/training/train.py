@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Callable
@@ -18,6 +19,7 @@ from ..io.records import record
 from ..network.precision import autocast
 from ..planning.plan import MemberPlan, TrainingPlan
 from ..workspace import RunFolder
+from . import checkpoint
 from .loss import deep_supervised, make_loss
 from .sampler import Batches, stream
 from .schedule import Budget, learning_rate
@@ -26,6 +28,7 @@ from .state import Progress, TrainState, new_state, resume, start_from, update_a
 log = logging.getLogger(__name__)
 Validate = Callable[[nn.Module], dict[str, float | None]]
 Step = Callable[[dict], tuple[float, float]]  # a batch → its loss and the learning rate
+RATE_AFTER_FAILURE = 0.1  # the learning rate's factor once a loss was not finite
 
 
 @record
@@ -47,6 +50,10 @@ class TrainSettings:
 
 class Interrupted(Exception):
     """The training was asked to stop; its checkpoint is written."""
+
+
+class NotFinite(Exception):
+    """A loss or its gradient is not finite; the weights are still those of the step before."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +104,38 @@ def train(
 
     source draws samples (see sampler); validate(network) gives each organ's held-out Dice, None where undefined. Where it
     is undefined for every organ, the newest weights count as the best. go_on: from the latest checkpoint. Raises
-    Interrupted after a checkpoint where hooks.should_stop() says so: between steps, or after the epoch's end, so that a
-    resumed training has the same epochs.
+    Interrupted after a checkpoint where hooks.should_stop() says so between steps, or where validate raises it; a resumed
+    training has the same epochs. Where a loss is not finite it goes on from the latest checkpoint with a tenth of
+    the learning rate, once; TrainingError the second time.
     """
     plan = settings.training
-    state = new_state(member.network, plan, settings.seed, where.device)
-    if go_on:
-        resume(state, run)
-    elif settings.pretrained:
-        start_from(state, settings.pretrained)
-    progress = state.progress
+
+    def started(go_on: bool) -> TrainState:
+        state = new_state(member.network, plan, settings.seed, where.device)
+        if go_on:
+            resume(state, run)
+        elif settings.pretrained:
+            start_from(state, settings.pretrained)
+        return state
+
+    state = started(go_on)
+    began = time.monotonic() - state.progress.elapsed_s
+    while True:
+        try:
+            return _to_the_end(state, settings, source, run, validate, where, hooks)
+        except NotFinite as e:
+            if state.progress.rate_factor < 1.0:
+                raise TrainingError(f"{run.root}: {e}; lower the learning rate with --lr") from None
+            state = started(checkpoint.exists(run.checkpoint("latest")))
+            state.progress.rate_factor, state.progress.elapsed_s = RATE_AFTER_FAILURE, time.monotonic() - began
+            log.warning("%s: %s; once more from step %d with a tenth of the learning rate", run.root, e, state.progress.step)
+
+
+def _to_the_end(
+    state: TrainState, settings: TrainSettings, source, run: RunFolder, validate: Validate, where: Place, hooks: Hooks
+) -> Progress:  # fmt: skip
+    """Train from where the state is to the budget's end; NotFinite where that cannot be."""
+    plan, progress = settings.training, state.progress
     clock = Clock(Budget(None if settings.seconds else plan.epochs * plan.steps_per_epoch, settings.seconds), progress)
     batches = Batches(source, plan.batch_size, settings.seed, progress.step, settings.workers, where.rank, where.world)
     step = make_step(state, plan, clock, where)
@@ -119,7 +148,7 @@ def train(
             last = bool(where.agreed(float(clock.used() >= 1.0)))
             progress.epoch = epoch + 1
             if last or progress.epoch % plan.validate_every == 0:
-                row |= _validated(validate, state, where, last)
+                row |= _validated(validate, state, where, last, run)
                 if row["val_dsc"] >= progress.best:
                     progress.best = row["val_dsc"]
                     if where.rank == 0:
@@ -143,22 +172,21 @@ def _epoch(
     """One epoch, or what is left of it where a training was stopped inside it; returns its row of the log."""
     state.network.train()
     losses, waited_s, began, rate = [], 0.0, time.monotonic(), 0.0
-    for batch in _timed(islice(batches, plan.steps_per_epoch - state.progress.step % plan.steps_per_epoch)):
+    for batch in _timed(islice(batches, (state.progress.epoch + 1) * plan.steps_per_epoch - state.progress.step)):
         waited_s += batch.waited_s
         loss, rate = step(batch.content)
         losses.append(loss)
-        if where.agreed(float(hooks.should_stop())) and state.progress.step % plan.steps_per_epoch:
-            state.progress.elapsed_s = clock.elapsed_s
-            if where.rank == 0:
-                state.save(run)
+        state.progress.elapsed_s = clock.elapsed_s
+        stopping = bool(where.agreed(float(hooks.should_stop())))
+        if where.rank == 0 and (stopping or state.checkpoint_is_overdue()):
+            state.save(run)
+        if stopping:
             raise Interrupted
         if where.agreed(float(clock.used() >= 1.0)):
             break
-    if not np.isfinite(losses).all():
-        what = f"the loss became {np.mean(losses)} in epoch {state.progress.epoch}"
-        raise TrainingError(f"{run.root}: {what}; lower the learning rate with --lr")
+    mean = float(np.mean(losses)) if losses else math.nan
     return {
-        "epoch": state.progress.epoch, "step": state.progress.step, "train_loss": float(np.mean(losses)), "lr": rate,
+        "epoch": state.progress.epoch, "step": state.progress.step, "train_loss": mean, "lr": rate,
         "seconds": time.monotonic() - began, "waited_s": waited_s,
     }  # fmt: skip
 
@@ -179,12 +207,16 @@ def _timed(batches):
 
 
 def make_step(state: TrainState, plan: TrainingPlan, clock: Clock, where: Place) -> Step:
-    """step(batch) → (loss, learning rate): one optimiser step, and the running average brought up to date."""
+    """step(batch) → (loss, learning rate): one optimiser step, and the running average brought up to date.
+
+    NotFinite, with the weights untouched, where the loss or its gradient is not finite.
+    """
     network = nn.parallel.DistributedDataParallel(state.network) if where.world > 1 else state.network
     loss_of = deep_supervised(make_loss(plan.loss))
 
     def step(batch: dict) -> tuple[float, float]:
         rate = learning_rate(plan.learning_rate, plan.schedule, where.agreed(clock.used()), state.progress.step, plan.warmup_steps)
+        rate *= state.progress.rate_factor
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         layout = torch.channels_last if batch["image"].ndim == 4 else torch.channels_last_3d
@@ -195,22 +227,36 @@ def make_step(state: TrainState, plan: TrainingPlan, clock: Clock, where: Place)
         loss = loss_of(logits, target, known)
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        value = float(loss.detach())
+        if not (math.isfinite(norm) and math.isfinite(where.agreed(value))):  # both are the same in every process
+            raise NotFinite(f"the loss became {value} in epoch {state.progress.epoch} (norm of its gradient: {float(norm)})")
         if plan.clip_norm:
-            nn.utils.clip_grad_norm_(network.parameters(), plan.clip_norm)
+            nn.utils.clip_grads_with_norm_(network.parameters(), plan.clip_norm, norm)
         state.optimiser.step()
         state.progress.step += 1
         update_average(state.average, state.network, plan.ema_decay, state.progress.step)
-        return float(loss.detach()), rate
+        return value, rate
 
     return step
 
 
-def _validated(validate: Validate, state: TrainState, where: Place, last: bool) -> dict:
-    """Held-out Dice per organ and their mean (by process 0); warns of an organ that the network never finds."""
+def _validated(validate: Validate, state: TrainState, where: Place, last: bool, run: RunFolder) -> dict:
+    """Held-out Dice per organ and their mean (by process 0); warns of an organ that the network never finds.
+
+    Where validate raises Interrupted, the checkpoint is one of the epoch's last step: a resumed training validates first.
+    """
+    began, progress, by_organ = time.monotonic(), state.progress, None
+    if where.rank == 0:
+        with suppress(Interrupted):
+            by_organ = validate(state.average.eval())
+    if where.agreed(float(by_organ is None)):
+        progress.epoch -= 1
+        if where.rank == 0:
+            state.save(run)
+        raise Interrupted
     if where.rank:
         return {"val_dsc": -1.0}
-    began, progress = time.monotonic(), state.progress
-    by_organ = validate(state.average.eval())
     progress.validation_s = time.monotonic() - began
     defined = [v for v in by_organ.values() if v is not None]
     for organ, value in by_organ.items():

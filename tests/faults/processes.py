@@ -1,0 +1,169 @@
+"""Commands in processes of their own, to be killed, signalled and limited.
+
+They are forked by a server that has imported torch already: real processes with pids of their own, without the seconds that
+importing takes each time.
+"""
+import hashlib
+import importlib
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from c2f_nnunet.training import checkpoint
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["c2f_nnunet.running.graph", "c2f_nnunet.running.predict", "matplotlib.figure", "tests.faults.processes"])
+PATIENCE_S = 60.0  # for what takes a second on an idle machine
+
+
+class Command:
+    """A running command: c2f_<name> with these arguments. before: called in the process first, to limit or to patch it."""
+
+    def __init__(self, output: Path, name: str, args: list[str], *before):
+        self.output = output
+        self.process = CONTEXT.Process(target=_run, args=(output, name, args, before))
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def ended(self, within_s: float = PATIENCE_S) -> tuple[int, str]:
+        """(exit code, everything it printed); killed, and an AssertionError, where it runs for longer."""
+        self.process.join(within_s)
+        if self.process.exitcode is None:
+            self.kill()
+            raise AssertionError(f"still running after {within_s} s; it printed: {self.output.read_text()}")
+        return self.process.exitcode, self.output.read_text()
+
+
+def run(output: Path, name: str, args: list[str], *before) -> tuple[int, str]:
+    """A command from start to end: (exit code, everything it printed)."""
+    return Command(output, name, args, *before).ended()
+
+
+def _run(output: Path, name: str, args: list[str], before) -> None:
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1), os.dup2(handle, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # the command's own workers are started as ever
+    command = importlib.import_module(f"c2f_nnunet.cli.{name}")
+    for act in before:
+        act()
+    sys.exit(command.main(args))
+
+
+def wait_for(condition, within_s: float = PATIENCE_S) -> None:
+    ends = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < ends, "what was waited for did not happen"
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes that a process has started (not multiprocessing's resource tracker)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == pid and b"resource_tracker" not in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def weights_hash(path: Path) -> str:
+    """SHA-256 of a checkpoint's tensors, names and all."""
+    tensors, _, _ = checkpoint.load(path)
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# What may be done in a process before its command runs
+
+
+def largest_file(size: int):
+    """Files cannot grow above this many bytes, as on a full disk."""
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+
+
+def address_space(size: int):
+    """The process cannot have more memory than this."""
+    return partial(resource.setrlimit, resource.RLIMIT_AS, (size, size))
+
+
+def slow_disk(seconds: float):
+    """Each fsync takes this long."""
+    return partial(_slow_disk, seconds)
+
+
+def _slow_disk(seconds: float) -> None:
+    fsync = os.fsync
+    os.fsync = lambda handle: (time.sleep(seconds), fsync(handle))
+
+
+def slow_validation(seconds: float, mark: Path):
+    """Each held-out case of a fine member takes this long; the first one makes the file `mark`."""
+    return partial(_slow_validation, seconds, mark)
+
+
+def _slow_validation(seconds: float, mark: Path) -> None:
+    from c2f_nnunet.running import members
+
+    predict_crop = members.predict_crop
+
+    def slow(*args, **named):
+        mark.touch()
+        time.sleep(seconds)
+        return predict_crop(*args, **named)
+
+    members.predict_crop = slow
+
+
+def spoiled_loss(*calls: int):
+    """The loss is NaN the first time, second time, … that it is computed, where the number is among `calls`."""
+    return partial(_spoiled_loss, calls)
+
+
+def _spoiled_loss(calls) -> None:
+    from c2f_nnunet.training import train
+
+    count, make = [], train.deep_supervised
+
+    def deep_supervised(loss):
+        loss_of = make(loss)
+
+        def spoiled(*args):
+            count.append(1)
+            return loss_of(*args) * (float("nan") if len(count) in calls else 1.0)
+
+        return spoiled
+
+    train.deep_supervised = deep_supervised
+
+
+def out_of_memory() -> None:
+    """Every forward pass of the network needs more memory than the device has."""
+    from c2f_nnunet.network.unet import SEUNet
+
+    def forward(self, x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    SEUNet.forward = forward

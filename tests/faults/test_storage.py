@@ -1,0 +1,103 @@
+"""FAULTS.md, rows 9 to 13: full disks while predicting and preprocessing, preprocessing that is killed, stored volumes that are damaged."""
+import hashlib
+import random
+import time
+from itertools import count
+
+import pytest
+
+from tests.faults.processes import Command, largest_file, run
+
+
+@pytest.fixture
+def tiny(tiny_planned, tmp_path):
+    return tiny_planned.copy(tmp_path / "w")
+
+
+def preprocess(tiny, *before) -> tuple[int, str]:
+    return run(tiny.root / "printed", "plan_and_preprocess", tiny.args("-d", 901, "-pl", tiny.plan_file, "-np", 1), *before)
+
+
+def train(tiny, member="3d_Stem") -> tuple[int, str]:
+    return run(tiny.root / "printed", "train", tiny.args(member, 0, "-device", "cpu", "-np", 0, "--epochs", 1))
+
+
+def stored(tiny) -> dict[str, str]:
+    """SHA-256 of every file of the store."""
+    root = tiny.store.root
+    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in root.rglob("*") if p.is_file()}
+
+
+def test_row_09_disk_full_at_a_label_map(tiny_trained, tmp_path):
+    out = tmp_path / "out"
+    command = tiny_trained.args("-i", "imagesTs", "-o", out, "-device", "cpu", "--stage", "coarse")
+    code, printed = run(tmp_path / "printed", "predict", command, largest_file(500))
+    assert code == 1 and "s0.nii.gz: could not be written (File too large); free some space or choose another folder" in printed
+    assert "Traceback" not in printed and list(out.iterdir()) == []
+
+
+def test_row_10_disk_full_at_preprocessing(tiny_raw, tiny_planned, tmp_path):
+    tiny = tiny_raw.copy(tmp_path / "w")
+    sizes = sorted(p.stat().st_size for p in tiny_planned.store.root.rglob("*.b2nd"))
+    code, printed = preprocess(tiny, largest_file(sizes[-1] - 1))
+    assert code == 1 and ".b2nd: could not be written (" in printed and "; free some space or choose another folder" in printed
+    assert "Traceback" not in printed and not list(tiny.root.rglob(".tmp*"))
+    code, printed = preprocess(tiny)
+    assert code == 0, printed
+    assert stored(tiny) == stored(tiny_planned)
+
+
+def test_row_11_killed_while_preprocessing(tiny_raw, tiny_planned, tmp_path, kills):
+    """Killed at random moments and started again, until it is done; the store is that of an undisturbed run."""
+    tiny = tiny_raw.copy(tmp_path / "timed")
+    began = time.monotonic()
+    assert preprocess(tiny)[0] == 0
+    took_s, dice, killed = time.monotonic() - began, random.Random(11), 0
+    for attempt in count():
+        tiny, finished = tiny_raw.copy(tmp_path / str(attempt)), False
+        while not finished:
+            command = Command(tiny.root / "printed", "plan_and_preprocess", tiny.args("-d", 901, "-pl", tiny.plan_file, "-np", 1))
+            if killed < kills:
+                command.process.join(dice.uniform(0.1, 0.9) * took_s)
+            finished = killed >= kills or not command.process.is_alive()
+            if finished:
+                code, printed = command.ended()
+                assert code == 0, printed
+            else:
+                command.kill()
+                killed += 1
+        assert stored(tiny) == stored(tiny_planned)
+        if killed >= kills:
+            return
+
+
+LOST = ["t1__Stem_image.b2nd", "t1__Stem_labels.b2nd", "t1__Stem.json"]
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_row_12_half_of_a_stored_case_is_missing(tiny, lost):
+    before = stored(tiny)
+    (tiny.store.volumes("3d_Stem") / lost).unlink()
+    code, printed = train(tiny)
+    assert code == 1 and "3d_Stem: stored files are missing of t1; run c2f_plan_and_preprocess -d Dataset901_Tiny" in printed
+    assert preprocess(tiny)[0] == 0 and stored(tiny) == before
+
+
+def test_row_12_a_coarse_record_is_missing(tiny):
+    before = stored(tiny)
+    (tiny.store.volumes("coarse") / "t1.json").unlink()
+    code, printed = train(tiny, "2d_top")
+    assert code == 1 and "coarse: stored files are missing of t1; run c2f_plan_and_preprocess -d Dataset901_Tiny" in printed
+    assert preprocess(tiny)[0] == 0 and stored(tiny) == before
+
+
+def test_row_13_a_flipped_bit_in_a_stored_volume(tiny):
+    before = stored(tiny)
+    path = tiny.store.volumes("3d_Stem") / "t1__Stem_image.b2nd"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    code, printed = train(tiny)
+    damaged = "t1__Stem_image.b2nd: stored volume is damaged (its checksum differs); run c2f_plan_and_preprocess again"
+    assert code == 1 and damaged in printed
+    assert preprocess(tiny)[0] == 0 and stored(tiny) == before  # what the error asks for mends it
