@@ -1,6 +1,6 @@
 """Does training twice and averaging help? Independent trainings of one plan and fold, each alone and their ensemble.
 
-  python benchmarks/two_trainings.py WS_A WS_B -d 15
+  python benchmarks/two_trainings.py WS_A WS_B --raw RAW -d 15
 
 Held-out cases of fold 0 (they must be the same in all workspaces): mean DSC in % of the fused views, the fine stage and the final result on
 the scans' own grid. The ensemble averages the networks' probabilities, as folds are averaged, under the first workspace's fusion and merge weights.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,7 @@ def stages(cascade, image) -> dict[str, np.ndarray]:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("workspaces", nargs="+")
+    p.add_argument("--raw", required=True, type=Path, help="folder that holds DatasetXXX_Name")
     p.add_argument("-d", dest="dataset")
     p.add_argument("--device", default=default_device())
     args = p.parse_args()
@@ -49,7 +51,7 @@ def main() -> None:
     alone = [build_cascade(m, (0,), "best", find_device(args.device))[0] for m in models]
     networks = {name: [n for c in alone for n in c.networks[name]] for name in alone[0].networks}
     cascades = dict(zip(args.workspaces, alone)) | {"ensemble": replace(alone[0], networks=networks)}
-    cases = {c.id: c for c in read_dataset(Workspace.find(args.workspaces[0]).raw / models[0].plan.dataset).training}
+    cases = {c.id: c for c in read_dataset(args.raw / models[0].plan.dataset).training}
     labels, rows = models[0].plan.labels, []
     for case in held_out:
         image, truth = read_image(cases[case].image), labels.to_channels(read_label(cases[case].label).array)
