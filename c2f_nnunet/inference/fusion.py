@@ -158,16 +158,18 @@ def decide(fused: Iterable[np.ndarray]) -> np.ndarray:
 def fit(cases: Callable[[], Iterable[FitCase]], organs: tuple[str, ...], sources: tuple[str, ...], seed: int = 12345) -> FusionWeights:
     """Weights supervised by held-out cases, so that no organ is worse fused than in its best single source.
 
-    cases: called anew for each pass, so that large cases are streamed one at a time. Learned weights, the plain mean and
-    each source alone are measured on the full volumes; each organ keeps what has the highest mean DSC (of equals the
-    earlier), and `_settle` then checks all organs together. Deterministic for a seed. ModelError where no case fits.
+    cases: called anew for each pass, so that large cases are streamed one at a time. Learned weights (where they carry over
+    to cases that they were not fitted on, see `learn`), the plain mean and each source alone are measured on the full
+    volumes; each organ keeps what has the highest mean DSC (of equals the earlier), and `_settle` then checks all organs together. Deterministic for a seed. ModelError where no case fits.
     """
     samples, ids = draw(cases(), organs, sources, seed)
     mean = _mean_table(len(sources), len(organs))
-    learned = np.stack([learn(drawn) if drawn else mean[:, c] for c, drawn in enumerate(samples)], axis=1)
+    found = [learn(drawn) if drawn else None for drawn in samples]
+    learned = np.stack([mean[:, c] if theta is None else theta for c, theta in enumerate(found)], axis=1)
     alone_at = [_source_table(v, len(sources), len(organs)) for v in range(len(sources))]
     tables = [learned, mean, *alone_at]
     single, joint = (means(s) for s in _measure(cases(), tables))
+    single[0, [theta is None for theta in found]] = np.nan
     fitted = np.array([any(drawn) for drawn in samples])
     by_source = np.where(fitted, joint[2:], np.nan)
     best_source = np.where(np.isnan(by_source), -1, by_source).argmax(axis=0)

@@ -145,9 +145,12 @@ def test_the_bias_mends_sources_that_are_too_timid():
     stem, _, _ = two_organs()
     p = np.where(stem, 0.4, 0.01)
     logits = np.broadcast_to(log_odds(p), (2, 1, *stem.shape)).astype(np.float16)
-    weights = fit(lambda: [FitCase("p", logits, stem.astype(np.uint8), np.array([True]))], ("Stem",), VIEWS)
-    (stem_fit,) = weights.scores
+    cases = [FitCase(name, logits, stem.astype(np.uint8), np.array([True])) for name in ("p", "q")]
+    (stem_fit,) = fit(lambda: cases, ("Stem",), VIEWS).scores
     assert stem_fit.chosen == "learned" and stem_fit.by_source == (0, 0) and stem_fit.fused == 1
+    # one case does not tell whether a bias carries over
+    (stem_fit,) = fit(lambda: cases[:1], ("Stem",), VIEWS).scores
+    assert stem_fit.chosen in ("mean", "best source") and stem_fit.fused == 0
 
 
 def test_an_organ_that_others_rob_goes_back_to_its_best_source():

@@ -1,37 +1,69 @@
-"""Learning one organ's weights: the drawn voxels, the loss and its slope, the shift of the bias."""
+"""Learning one organ's weights: the drawn voxels, the weights and biases tried, and what they score."""
 import numpy as np
 import pytest
 
 from c2f_nnunet.inference import fusion_learn
 
 
-def random_draws():
-    rng = np.random.default_rng(3)
-    sizes = ((30, 0.4), (20, 0), (25, 0.2))  # voxels, share of the organ: the second case has none
-    return [fusion_learn.Drawn(rng.normal(size=(n, 2)), rng.random(n) < share, rng.integers(1, 5, n)) for n, share in sizes]
+def drawn(x, y, stands_for=None):
+    x = np.array(x, np.float32)
+    return fusion_learn.Drawn(x, np.array(y, bool), np.ones(len(x)) if stands_for is None else np.array(stands_for, float))
 
 
-def test_the_objective_s_gradient_is_its_slope():
-    loss, theta, step = fusion_learn._objective(random_draws()), np.array([0.7, 0.2, -0.3]), 1e-6
-    slopes = [(loss(theta + step * e)[0] - loss(theta - step * e)[0]) / (2 * step) for e in np.eye(3)]
-    assert loss(theta)[1] == pytest.approx(slopes, rel=1e-6)
+def test_the_mean_then_all_eighths_that_sum_to_one_are_tried():
+    assert fusion_learn.weights_tried(1).tolist() == [[1], [1]]
+    two = fusion_learn.weights_tried(2)
+    assert two[:4].tolist() == [[0.5, 0.5], [0.5, 0.5], [0.625, 0.375], [0.375, 0.625]] and two[-2:].tolist() == [[1, 0], [0, 1]]
+    three = fusion_learn.weights_tried(3)
+    assert three.shape == (46, 3) and three.sum(axis=1) == pytest.approx(np.ones(46)) and len({tuple(row) for row in three}) == 46
+    assert three[0].tolist() == [1 / 3] * 3 and three[1].tolist() == [0.375, 0.375, 0.25]
 
 
-def test_the_bias_is_shifted_to_the_best_mean_dsc():
-    # f = x. Case 1: organ at -0.32 and above, case 2: no organ, nothing over -0.9. Shifts come in steps of 0.05
-    drawn = [fusion_learn.Drawn(np.array([[1.0], [-0.32], [-0.5]]), np.array([True, True, False]), np.ones(3)),
-             fusion_learn.Drawn(np.array([[-0.9], [-3.0]]), np.array([False, False]), np.ones(2))]
-    assert fusion_learn._best_shift(drawn, np.array([1.0, 0.0])) == pytest.approx(0.35)
-    # the last voxel of case 1 stands for 9 of the organ: better take it (20/21 against 4/12), and case 2's 0 is not yet due
-    drawn[0] = fusion_learn.Drawn(drawn[0].x, np.array([True, False, True]), np.array([1, 1, 9]))
-    assert fusion_learn._best_shift(drawn, np.array([1.0, 0.0])) == pytest.approx(0.55)
+def test_weights_that_carry_over_are_learned():
+    # the second source calls a voxel the organ that is none, more surely than the first denies it; the first overlooks one
+    case = drawn([[4, 4], [-2, 3], [-4, 4.5], [-4, -4]], [True, True, False, False])
+    # with 5 of 8 eighths for the first: 4, -0.125, -0.81, -4: the second voxel is won by a bias of 0.2
+    assert fusion_learn.learn([case, case]) == pytest.approx([0.625, 0.375, 0.2])
 
 
-def test_learning_ends_with_the_shift(monkeypatch):
-    monkeypatch.setattr(fusion_learn, "_best_shift", lambda drawn, theta: 0.0)
-    unshifted = fusion_learn.learn(random_draws())
-    monkeypatch.setattr(fusion_learn, "_best_shift", lambda drawn, theta: 1.5)
-    assert fusion_learn.learn(random_draws()) - unshifted == pytest.approx([0, 0, 1.5])
+def test_what_helps_one_case_only_is_not_learned():
+    timid = drawn([[-0.5, -0.5], [-3, -3]], [True, False])  # found with a bias of 0.6
+    bold = drawn([[2, 2], [-0.4, -0.4]], [True, False])  # spoilt by it
+    assert fusion_learn.learn([timid, bold, bold]) is None
+    assert fusion_learn.learn([timid, timid, timid]) == pytest.approx([0.5, 0.5, 0.6])
+    assert fusion_learn.learn([timid]) is None  # one case cannot tell
+
+
+def test_of_equals_nothing_is_learned():
+    same = drawn([[3, 3], [2, 2], [-2, -2]], [True, True, False])
+    assert fusion_learn.learn([same, same]) is None
+
+
+def test_a_bias_is_taken_where_it_gains_more_than_its_price():
+    # two voxels of 100 lie at -0.55: with a bias of 0.6 they are in, at a price of 0.006, and the DSC rises by 0.0101
+    few = drawn([[1], [-0.55], [-9]], [True, True, False], [98, 2, 1000])
+    assert fusion_learn.learn([few, few]) == pytest.approx([1, 0.6])
+    fewer = few._replace(stands_for=np.array([199.0, 1, 1000]))  # one voxel of 200 gains 0.0025
+    assert fusion_learn.learn([fewer, fewer]) is None
+
+
+def test_dsc_by_bias_by_hand():
+    # f = x. Case 1: organ at -0.32 and above; case 2 has no organ: undefined, and 0 from -0.9 on
+    cases = [drawn([[1.0], [-0.32], [-0.5]], [True, True, False]), drawn([[-0.9], [-3.0]], [False, False])]
+    places = [list(fusion_learn._BIASES).index(b) for b in (0.0, 0.4, 0.6, 1.0, -2.0)]
+    first, second = fusion_learn._dsc_by_bias(cases, np.array([1.0]))[:, places]
+    assert first == pytest.approx([2 / 3, 1, 4 / 5, 4 / 5, 0])
+    assert np.array_equal(second, [np.nan, np.nan, np.nan, 0, np.nan], equal_nan=True)
+    # the last voxel stands for nine: 2 * 2 hits of 2 + 11 voxels
+    cases[0] = cases[0]._replace(stands_for=np.array([1.0, 1, 9]))
+    assert fusion_learn._dsc_by_bias(cases, np.array([1.0]))[0, places[2]] == pytest.approx(4 / 13)
+
+
+def test_cases_without_the_organ_are_no_evidence():
+    timid = drawn([[-0.5], [-3]], [True, False])
+    without = drawn([[-9], [-9]], [False, False])
+    assert fusion_learn.learn([timid, without]) is None
+    assert fusion_learn.learn([timid, without, timid]) == pytest.approx([1, 0.6])
 
 
 def test_drawn_voxels_stand_for_all(monkeypatch):
