@@ -52,9 +52,9 @@ class Command:
         return self.process.exitcode, self.output.read_text()
 
 
-def run(output: Path, name: str, args: list[str], *before) -> tuple[int, str]:
+def run(output: Path, name: str, args: list[str], *before, within_s: float = PATIENCE_S) -> tuple[int, str]:
     """A command from start to end: (exit code, everything it printed)."""
-    return Command(output, name, args, *before).ended()
+    return Command(output, name, args, *before).ended(within_s)
 
 
 def _run(output: Path, name: str, args: list[str], before) -> None:
@@ -104,9 +104,14 @@ def largest_file(size: int):
     return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
-def address_space(size: int):
-    """The process cannot have more memory than this."""
-    return partial(resource.setrlimit, resource.RLIMIT_AS, (size, size))
+def further_memory(size: int):
+    """The process cannot have more memory (address space) than it has at its start and this many bytes."""
+    return partial(_further_memory, size)
+
+
+def _further_memory(size: int) -> None:
+    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (has + size, has + size))
 
 
 def slow_disk(seconds: float):
@@ -159,11 +164,19 @@ def _spoiled_loss(calls) -> None:
     train.deep_supervised = deep_supervised
 
 
-def out_of_memory() -> None:
-    """Every forward pass of the network needs more memory than the device has."""
+def out_of_memory(above: int, dimensions: int | None = None):
+    """A forward pass of a network (of these dimensions) with more than so many samples needs more memory than the device has."""
+    return partial(_out_of_memory, above, dimensions)
+
+
+def _out_of_memory(above: int, dimensions: int | None) -> None:
     from c2f_nnunet.network.unet import SEUNet
 
-    def forward(self, x):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    forward = SEUNet.forward
 
-    SEUNet.forward = forward
+    def limited(self, x):
+        if len(x) > above and dimensions in (None, x.ndim - 2):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return forward(self, x)
+
+    SEUNet.forward = limited

@@ -374,15 +374,7 @@ def test_row_19_a_loss_that_is_nan_twice(tiny):
 
 
 def test_row_21_the_accelerator_is_out_of_memory_while_training(tiny):
-    code, printed = train(tiny, before=(out_of_memory,))
+    code, printed = train(tiny, before=(out_of_memory(0),))
     assert code == 1 and "3d_Stem/fold_0: a batch of 1 does not fit the memory of cpu (CUDA out of memory." in printed
     assert "a smaller --batch_size" in printed and "Traceback" not in printed
     assert not (folder(tiny).root / ".lock").exists()
-
-
-def test_row_21_the_accelerator_is_out_of_memory_while_predicting(tiny_trained, tmp_path):
-    out = tmp_path / "out"
-    command = tiny_trained.args("-i", "imagesTs", "-o", out, "-device", "cpu", "--stage", "coarse")
-    code, printed = run(tmp_path / "printed", "predict", command, out_of_memory)
-    assert code == 3 and "s0: CUDA out of memory" in printed and "s1: CUDA out of memory" in printed and "Traceback" not in printed
-    assert not list(out.glob("*.nii.gz"))
