@@ -5,7 +5,7 @@ from pathlib import Path
 from c2f_nnunet.training import checkpoint
 from tests.faults.processes import Command, run, wait_for, weights_hash
 
-EPOCHS = 6
+EPOCHS = 4
 STEPS = 20  # in each
 LONG = 5000  # epochs: more than any test waits for
 
