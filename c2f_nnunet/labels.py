@@ -87,11 +87,11 @@ class LabelSet:
         """Label ids → channels 0…C; ids must be declared (the data set's verification checks that)."""
         table = np.zeros(max(self.ids, default=0) + 1, np.uint8 if len(self.organs) < 256 else np.uint16)
         table[list(self.ids)] = np.arange(1, len(self.ids) + 1)
-        return table[label_map]
+        return _looked_up(table, label_map)
 
     def to_ids(self, channels: np.ndarray) -> np.ndarray:
         """Channels 0…C → label ids, in the smallest type; the inverse of `to_channels`."""
-        return np.array((0, *self.ids), self.dtype)[channels]
+        return _looked_up(np.array((0, *self.ids), self.dtype), channels)
 
     def colour(self, organ: str) -> tuple[float, float, float]:
         """A display colour (r, g, b in 0…1), distinct per organ; both sides of a pair have the same hue, the left one darker."""
@@ -99,6 +99,14 @@ class LabelSet:
         stems = list(dict.fromkeys((side_and_stem(o) or (None, o))[1].lower() for o in self.organs))
         hue = (stems.index((found[1] if found else organ).lower()) * 0.61803398875 + 0.02) % 1.0  # golden ratio: far hues for neighbours
         return colorsys.hsv_to_rgb(hue, 0.9, 0.75 if found and found[0] == "L" else 1.0)
+
+
+def _looked_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """table[indices], slice by slice: numpy makes a 64-bit copy of what it indexes by."""
+    out = np.empty(indices.shape, table.dtype)
+    for i, part in enumerate(indices):
+        out[i] = table[part]
+    return out
 
 
 def member_name(organs: tuple[str, ...]) -> str:

@@ -107,9 +107,12 @@ def view_logits(cascade: Cascade, prepared: PreparedVolume, member: MemberPlan) 
     for network in networks:
         p = predict_volume(network, member, cascade.plan.labels, prepared.hu, prepared.anchor_index, cascade.device, cascade.flips)[1:]
         total = p.astype(np.float32) if total is None else np.add(total, p, out=total)
+        del p  # before the next fold's
     if len(networks) > 1:
         total /= len(networks)
-    return log_odds(total)
+    for volume in total:  # organ by organ and in place: all at once would take five times the memory
+        volume[:] = log_odds(volume)
+    return total
 
 
 def run_coarse(
@@ -122,6 +125,7 @@ def run_coarse(
         logits = view_logits(cascade, prepared, member)
         on_view(member.name, logits)
         total = accumulate(total, logits, member.name, cascade.view_weights)
+        del logits  # before the next view's
     p = probabilities(total)
     located = locate(dict(zip(cascade.plan.labels.organs, p)), prepared.geometry, cascade.plan.fine, prepared.anchor_index)
     return CoarseResult(prepared, total, located)
@@ -245,15 +249,9 @@ def merge(
         seen[m.organ] = replace(m, fine=None, coarse=np.zeros((0, 0, 0), np.float32))
         if not all(m.box.shape):
             continue
-        values = combined(m, weights)
-        if m.organ in clean:
-            values = np.where(largest_component(values > 0), values, -LIMIT)
-        wins = values > best[m.box.slices]
-        best[m.box.slices][wins] = values[wins]
-        channels[m.box.slices][wins] = plan.labels.organs.index(m.organ) + 1
-        inside = values[values > 0]
-        sure[m.organ] = float((1 / (1 + np.exp(-inside))).mean()) if inside.size else 0.0
-    counts = np.bincount(channels.ravel(), minlength=plan.labels.channels)
+        channel = plan.labels.organs.index(m.organ) + 1
+        sure[m.organ] = _paste(combined(m, weights), m.organ in clean, channel, channels[m.box.slices], best[m.box.slices])
+    counts = sum(np.bincount(plane.ravel(), minlength=plan.labels.channels) for plane in channels)  # of all at once: 64-bit copies
     reports = []
     for i, organ in enumerate(plan.labels.organs, start=1):
         place, m = located.get(organ), seen.get(organ)
@@ -263,6 +261,19 @@ def merge(
         volume_ml = float(counts[i]) * image.voxel_mm3 / 1000
         reports.append(OrganReport(organ, place.how if place else "coarse", sure.get(organ, 0.0), volume_ml, bool(m and m.grown), flags))
     return Segmentation(channels, tuple(reports))
+
+
+def _paste(values: np.ndarray, cleaned: bool, channel: int, channels: np.ndarray, best: np.ndarray) -> float:
+    """Give an organ the voxels of its box where its log-odds are above the best so far; its mean probability where it is (0: nowhere)."""
+    if cleaned:
+        values = np.where(largest_component(values > 0), values, -LIMIT)
+    wins = values > best
+    np.copyto(best, values, where=wins)
+    channels[wins] = channel
+    inside = values[values > 0]
+    np.exp(np.negative(inside, out=inside), out=inside)  # in place: an organ's box may be a large part of the scan
+    inside += 1
+    return float(np.divide(1, inside, out=inside).mean()) if inside.size else 0.0
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:

@@ -137,7 +137,8 @@ def accumulate(total: np.ndarray | None, logits: np.ndarray, source: str, weight
 def probabilities(fused: np.ndarray) -> np.ndarray:
     """Softmax over (background's 0, F_1 … F_C): fused logits (C, ...) → the organs' probabilities (C, ...), float32."""
     top = np.maximum(fused.max(axis=0), 0)
-    out = np.exp(fused - top, dtype=np.float32)
+    out = (fused - top).astype(np.float32, copy=False)
+    np.exp(out, out=out)
     out /= out.sum(axis=0) + np.exp(-top)
     return out
 

@@ -1,20 +1,25 @@
 """What one network says: probabilities over a prepared volume (2D members), or over one organ's crop (3D members)."""
 from __future__ import annotations
 
+import logging
+from typing import Callable, Iterator
+
 import numpy as np
 import torch
 from torch import nn
 
+from ..errors import ModelError
 from ..geometry import Box
 from ..labels import LabelSet
-from ..network.precision import autocast
+from ..network.precision import autocast, is_out_of_memory
 from ..planning.plan import MemberPlan
 from ..preparing.crops import is_symmetric
 from ..preparing.normalise import normalise
 from ..preparing.views import can_mirror, left_right_axis, mirrored_input, odd_channels, slice_input
 from .tiles import tile_weight, tiles
 
-SLICES_A_BATCH = 16
+log = logging.getLogger(__name__)
+SLICES_A_BATCH = 16  # fewer where the device's memory is too small for them
 
 
 def predict_volume(
@@ -24,7 +29,7 @@ def predict_volume(
 
     Every slice is seen in windows of the plan's size; where several windows overlap they are averaged by weight.
     flips: average with the mirrored patient's result, its left and right organs swapped back, where the network was trained
-    with mirrored patients and can tell them apart.
+    with mirrored patients and can tell them apart. ModelError where the device's memory is too small for a single slice.
     """
     boxes = tiles(hu.shape, _tile_shape(hu.shape, member))
     total = np.zeros((labels.channels, *hu.shape), np.float16 if len(boxes) == 1 else np.float32)
@@ -33,9 +38,11 @@ def predict_volume(
         inside = window.clipped(hu.shape)
         here = tuple(slice(a - s, b - s) for a, b, s in zip(inside.start, inside.stop, window.start))
         weight = 1.0 if norm is None else np.moveaxis(_plane_weight(member, window)[None], 0, member.axis)
-        for first in range(inside.start[member.axis], inside.stop[member.axis], SLICES_A_BATCH):
-            indices = range(first, min(first + SLICES_A_BATCH, inside.stop[member.axis]))
-            result = _slices(network, member, labels, hu, anchor_index, indices, window, device, flips)  # (C, …) in volume axes
+
+        def slices(indices: range) -> np.ndarray:  # (C, …) in volume axes
+            return _slices(network, member, labels, hu, anchor_index, indices, window, device, flips)
+
+        for indices, result in _batches(slices, range(inside.start[member.axis], inside.stop[member.axis]), member.name, device):
             place, source = list(inside.slices), list(here)
             place[member.axis], source[member.axis] = slice(indices[0], indices[-1] + 1), slice(None)
             if norm is None:
@@ -44,7 +51,36 @@ def predict_volume(
                 w = np.broadcast_to(weight, result.shape[1:])[tuple(source)]
                 total[(slice(None), *place)] += w * result[(slice(None), *source)]
                 norm[tuple(place)] += w
-    return total if norm is None else (total / norm).astype(np.float16)
+    if norm is None:
+        return total
+    total /= norm
+    return total.astype(np.float16)
+
+
+def _batches(
+    slices: Callable[[range], np.ndarray], indices: range, name: str, device: torch.device
+) -> Iterator[tuple[range, np.ndarray]]:
+    """(some slices' indices, slices(these)) in turn: half as many at a time whenever the device's memory is too small for them."""
+    size = SLICES_A_BATCH
+    while indices:
+        some, result = indices[:size], None
+        try:
+            result = slices(some)
+        except RuntimeError as e:
+            if not is_out_of_memory(e):
+                raise
+            if len(some) == 1:
+                raise _too_large(name, "one slice", device, e) from e
+            size = len(some) // 2
+            log.warning("%s: %d slices do not fit the memory of %s; %d at a time", name, len(some), device, size)
+        if result is not None:
+            yield some, result
+            indices = indices[len(some) :]
+
+
+def _too_large(name: str, what: str, device: torch.device, error: RuntimeError) -> ModelError:
+    remedy = "free some memory" if device.type == "cpu" else "free its memory or predict with -device cpu"
+    return ModelError(f"{name}: {what} does not fit the memory of {device} ({str(error).splitlines()[0]}); {remedy}")
 
 
 def _tile_shape(volume_shape, member: MemberPlan) -> tuple[int, int, int]:
@@ -89,10 +125,15 @@ def predict_crop(network: nn.Module, member: MemberPlan, hu: np.ndarray, device:
     """A 3D member over one crop (z, y, x) of HU: the organ's probability (z, y, x), float32.
 
     flips: average with the mirrored crop, where the organ is its own mirror image (not one side of a pair) and the network
-    was trained with mirrored patients.
+    was trained with mirrored patients. ModelError where the device's memory is too small for it.
     """
-    batch = torch.from_numpy(normalise(hu, member.windows)[None]).to(device, memory_format=torch.channels_last_3d)
-    result = _softmax(network, batch, device)[0, 1]
-    if flips and is_symmetric(member) and member.training.mirrors:
-        result = 0.5 * (result + _softmax(network, batch.flip(4), device)[0, 1].flip(2))
-    return result.cpu().numpy()
+    try:
+        batch = torch.from_numpy(normalise(hu, member.windows)[None]).to(device, memory_format=torch.channels_last_3d)
+        result = _softmax(network, batch, device)[0, 1]
+        if flips and is_symmetric(member) and member.training.mirrors:
+            result = 0.5 * (result + _softmax(network, batch.flip(4), device)[0, 1].flip(2))
+        return result.cpu().numpy()
+    except RuntimeError as e:
+        if not is_out_of_memory(e):
+            raise
+        raise _too_large(member.name, f"a crop of {' × '.join(map(str, hu.shape))} voxels", device, e) from e

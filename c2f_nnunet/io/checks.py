@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import re
 import zlib
+from itertools import product
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from ..errors import ImageError
 from ..geometry import Geometry
 
 SPACING_LIMITS_MM = (0.05, 50.0)
+FORMS_TOLERANCE_MM = 0.1  # between a corner's places by sform and by qform
 SHEAR_TOLERANCE = 1e-3  # cosine between two axes: 0.5 mm over a 500 mm scan, far above what float32 headers round
 NRRD_SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las")
 _MHA_TYPE = r"MET_U?(CHAR|SHORT|INT|LONG|LONG_LONG)|MET_(FLOAT|DOUBLE)"
@@ -23,13 +26,14 @@ def ct_values(path: str | Path, values: np.ndarray) -> np.ndarray:
     """Finite, non-constant CT values as int16 where that loses nothing, else float32."""
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which the next lines refuse
         values = values if values.dtype.kind in "iu" else values.astype(np.float32, copy=False)
-    bad = 0 if values.dtype.kind in "iu" else values.size - np.count_nonzero(np.isfinite(values))
+    whole = values.dtype.kind in "iu"
+    bad = 0 if whole else values.size - sum(np.count_nonzero(np.isfinite(part)) for part in values)  # slice by slice: no large copies
     if bad:
         raise ImageError(f"{path}: {bad} of {values.size} voxels are NaN or infinite; export the image again")
     low, high = values.min(), values.max()
     if low == high:
         raise ImageError(f"{path}: every voxel is {low:g}, so it shows nothing; export the image again")
-    fits = -32768 <= low and high <= 32767 and (values.dtype.kind in "iu" or np.array_equal(values, np.rint(values)))
+    fits = -32768 <= low and high <= 32767 and (whole or all(np.array_equal(part, np.rint(part)) for part in values))
     return values.astype(np.int16 if fits else np.float32, copy=False)
 
 
@@ -37,6 +41,12 @@ def label_values(path: str | Path, values: np.ndarray) -> np.ndarray:
     """Values as uint8 or uint16; ImageError with the offending values and their counts."""
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
+    if values.dtype not in (np.uint8, np.uint16):  # of which every value is one
+        _refuse_strange_labels(path, values)
+    return values.astype(np.uint8 if values.max() < 256 else np.uint16, copy=False)
+
+
+def _refuse_strange_labels(path: str | Path, values: np.ndarray) -> None:
     wrong = (values < 0) | (values > 65535)
     if values.dtype.kind == "f":
         wrong |= values != np.rint(values)  # true for NaN as well
@@ -44,7 +54,6 @@ def label_values(path: str | Path, values: np.ndarray) -> np.ndarray:
         found, counts = np.unique(values[wrong], return_counts=True)
         listed = ", ".join(f"{v:g} ({n} voxels)" for v, n in zip(found[:5], counts)) + (", …" if len(found) > 5 else "")
         raise ImageError(f"{path}: labels must be whole numbers from 0 to 65535 but it holds {listed}; export the label map again")
-    return values.astype(np.uint8 if values.max() < 256 else np.uint16, copy=False)
 
 
 def check_geometry(path: str | Path, geometry: Geometry) -> None:
@@ -61,6 +70,38 @@ def check_geometry(path: str | Path, geometry: Geometry) -> None:
     shear = np.abs(direction.T @ direction - np.eye(3)).max()
     if not shear <= SHEAR_TOLERANCE:  # so that NaN is refused too
         raise ImageError(f"{path}: its axes are not at right angles (cosine {shear:.3g}): a sheared grid; resample it to a rectangular one")
+
+
+def check_raw_nifti(path: Path, raw: nib.Nifti1Header, available: int) -> None:
+    """What nibabel accepts or mends but a CT or label map must not have; `available`: bytes that the file can hold at most."""
+    if raw["magic"].item().split(b"\0")[0] not in (b"n+1", b"n+2"):
+        raise ImageError(f"{path}: does not begin as a NIfTI file; copy or export it again")
+    shape, dtype = raw.get_data_shape(), raw.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise ImageError(f"{path}: its voxels are colours or complex numbers ({dtype}); export it as a greyscale image")
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1:
+        raise ImageError(f"{path}: its shape {tuple(map(int, shape))} is not three-dimensional; give one 3D image per file")
+    needed = int(raw["vox_offset"]) + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if needed > available:
+        raise ImageError(f"{path}: truncated: its header asks for {needed} bytes, more than the file holds; copy or export it again")
+    spacing = raw["pixdim"][1:4]
+    if not (spacing > 0).all():
+        raise ImageError(f"{path}: its spacing {' × '.join(f'{s:g}' for s in spacing)} mm is not positive; mend the header")
+
+
+def check_forms(path: Path, header: nib.Nifti1Header, geometry: Geometry) -> None:
+    """ImageError where the places of the voxels are unknown or told in two ways: sform, qform and pixdim must agree."""
+    forms = [form for form, code in (header.get_sform(coded=True), header.get_qform(coded=True)) if code > 0]
+    if not forms:
+        raise ImageError(f"{path}: neither sform nor qform is set, so left and right are unknown; export it with its orientation")
+    corners = np.array([(*corner, 1) for corner in product(*[(0, n - 1) for n in geometry.shape[::-1]])])
+    apart_mm = np.abs(corners @ (forms[0] - forms[-1]).T).max()
+    if not apart_mm <= FORMS_TOLERANCE_MM:
+        raise ImageError(f"{path}: sform and qform place a corner {apart_mm:.3g} mm apart (over {FORMS_TOLERANCE_MM}); mend the header")
+    zooms = np.array(header.get_zooms()[2::-1], float)
+    if not np.allclose(zooms, geometry.spacing_mm, rtol=1e-2):
+        raise ImageError(f"{path}: pixdim says a spacing (z, y, x) of {np.round(zooms, 4).tolist()} mm "
+                         f"but the affine {np.round(geometry.spacing_mm, 4).tolist()} mm; mend the header")
 
 
 def nrrd_data(path: Path) -> tuple[int, bool]:

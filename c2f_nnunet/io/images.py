@@ -13,20 +13,19 @@ import warnings
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from nibabel.volumeutils import apply_read_scaling
 
 from ..errors import ImageError, WorkspaceError
 from ..geometry import Geometry, Reorientation, canonical_geometry, from_canonical, reorientation, to_canonical
 from . import durable
-from .checks import check_complete, check_geometry, ct_values, label_values, mha_data, nrrd_data
+from .checks import check_complete, check_forms, check_geometry, check_raw_nifti, ct_values, label_values, mha_data, nrrd_data
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
-FORMS_TOLERANCE_MM = 0.1  # between a corner's places by sform and by qform
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what ITK would print to stderr is checked here and raised
@@ -63,6 +62,17 @@ def read_image(path: str | Path) -> Image:
     """
     values, source = _load(Path(path))
     return canonical_image(ct_values(path, values), source)
+
+
+def read_grid(path: str | Path) -> tuple[Geometry, np.dtype]:
+    """An image's canonical grid and the type that its voxels are read as, from its header alone; ImageError as `read_image`."""
+    path, ending = Path(path), _checked_ending(Path(path))
+    if ending.startswith(".nii"):
+        with _opened_nifti(path, ending) as (_, image, geometry):
+            dtype = np.dtype(np.float32) if _is_scaled(image) else image.get_data_dtype()
+    else:
+        _, geometry, dtype = _opened_itk(path, ending)
+    return canonical_geometry(geometry, reorientation(geometry)), dtype
 
 
 def read_label(path: str | Path) -> Image:
@@ -104,11 +114,16 @@ def _ending(path: Path) -> str:
     raise ImageError(f"{path}: not a known image format; use one of {', '.join(IMAGE_ENDINGS)}")
 
 
-def _load(path: Path) -> tuple[np.ndarray, Source]:
-    """A file's voxels (k, j, i) as stored, rescaled, and its checked geometry."""
+def _checked_ending(path: Path) -> str:
     ending = _ending(path)
     if not path.is_file():
         raise ImageError(f"{path}: no such image file; check the path")
+    return ending
+
+
+def _load(path: Path) -> tuple[np.ndarray, Source]:
+    """A file's voxels (k, j, i) as stored, rescaled, and its checked geometry."""
+    ending = _checked_ending(path)
     values, geometry, header, affine = _load_nifti(path, ending) if ending.startswith(".nii") else _load_itk(path, ending)
     return values, Source(path, geometry, reorientation(geometry), header, affine)
 
@@ -130,56 +145,43 @@ def stated(path: str | Path):
 # NIfTI
 
 
-def _load_nifti(path: Path, ending: str):
-    """(values (k, j, i), geometry, header, affine) of a NIfTI-1 or -2 file, read to its last byte."""
+@contextmanager
+def _opened_nifti(path: Path, ending: str):
+    """(open file, the image on it, its checked geometry) of a NIfTI-1 or -2 file; no voxel is read yet."""
     with stated(path), (gzip.open if ending.endswith("gz") else open)(path, "rb") as f:
         kind = nib.Nifti2Image if f.read(4) in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
         f.seek(0)
         raw = kind.header_class.from_fileobj(f, check=False)  # unchecked: nibabel's checks would mend a bad spacing silently
-        _check_raw_nifti(path, raw, path.stat().st_size * (1100 if ending.endswith("gz") else 1))  # gzip packs 1032 : 1 at most
+        check_raw_nifti(path, raw, path.stat().st_size * (1100 if ending.endswith("gz") else 1))  # gzip packs 1032 : 1 at most
         f.seek(0)
         image = kind.from_file_map(kind.make_file_map({"image": f}), mmap=False)
-        stored = image.dataobj  # float32 holds every whole HU; nibabel alone would take float64 for any scaled file
-        values = stored.get_unscaled() if (stored.slope, stored.inter) == (1, 0) else np.asarray(stored, np.float32)
+        geometry = _from_affine(image.affine, image.shape[:3])
+        check_geometry(path, geometry)
+        check_forms(path, image.header, geometry)
+        yield f, image, geometry
+
+
+def _load_nifti(path: Path, ending: str):
+    """(values (k, j, i), geometry, header, affine) of a NIfTI-1 or -2 file, read to its last byte."""
+    with _opened_nifti(path, ending) as (f, image, geometry):
+        values = image.dataobj.get_unscaled()
+        if _is_scaled(image):
+            values = _scaled(values, image.dataobj)
         while f.read(1 << 20):  # gzip compares checksum and length only at the very end
             pass
-        affine = image.affine
-        geometry = _from_affine(affine, values.shape[:3])
-        check_geometry(path, geometry)
-        _check_forms(path, image.header, geometry)
-    return values.reshape(values.shape[:3], order="F").T, geometry, image.header, affine
+    return values.reshape(values.shape[:3], order="F").T, geometry, image.header, image.affine
 
 
-def _check_raw_nifti(path: Path, raw: nib.Nifti1Header, available: int) -> None:
-    """What nibabel accepts or mends but a CT or label map must not have; `available`: bytes that the file can hold at most."""
-    if raw["magic"].item().split(b"\0")[0] not in (b"n+1", b"n+2"):
-        raise ImageError(f"{path}: does not begin as a NIfTI file; copy or export it again")
-    shape, dtype = raw.get_data_shape(), raw.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise ImageError(f"{path}: its voxels are colours or complex numbers ({dtype}); export it as a greyscale image")
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1:
-        raise ImageError(f"{path}: its shape {tuple(map(int, shape))} is not three-dimensional; give one 3D image per file")
-    needed = int(raw["vox_offset"]) + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if needed > available:
-        raise ImageError(f"{path}: truncated: its header asks for {needed} bytes, more than the file holds; copy or export it again")
-    spacing = raw["pixdim"][1:4]
-    if not (spacing > 0).all():
-        raise ImageError(f"{path}: its spacing {' × '.join(f'{s:g}' for s in spacing)} mm is not positive; mend the header")
+def _is_scaled(image: nib.Nifti1Image) -> bool:
+    return (image.dataobj.slope, image.dataobj.inter) != (1, 0)
 
 
-def _check_forms(path: Path, header: nib.Nifti1Header, geometry: Geometry) -> None:
-    """ImageError where the places of the voxels are unknown or told in two ways: sform, qform and pixdim must agree."""
-    forms = [form for form, code in (header.get_sform(coded=True), header.get_qform(coded=True)) if code > 0]
-    if not forms:
-        raise ImageError(f"{path}: neither sform nor qform is set, so left and right are unknown; export it with its orientation")
-    corners = np.array([(*corner, 1) for corner in product(*[(0, n - 1) for n in geometry.shape[::-1]])])
-    apart_mm = np.abs(corners @ (forms[0] - forms[-1]).T).max()
-    if not apart_mm <= FORMS_TOLERANCE_MM:
-        raise ImageError(f"{path}: sform and qform place a corner {apart_mm:.3g} mm apart (over {FORMS_TOLERANCE_MM}); mend the header")
-    zooms = np.array(header.get_zooms()[2::-1], float)
-    if not np.allclose(zooms, geometry.spacing_mm, rtol=1e-2):
-        raise ImageError(f"{path}: pixdim says a spacing (z, y, x) of {np.round(zooms, 4).tolist()} mm "
-                         f"but the affine {np.round(geometry.spacing_mm, 4).tolist()} mm; mend the header")
+def _scaled(raw: np.ndarray, stored) -> np.ndarray:
+    """The values that a scaled file means, as float32, which holds every whole HU; slice by slice, since nibabel's are float64."""
+    values = np.empty(raw.shape, np.float32, order="F")
+    for k in range(raw.shape[2]):
+        values[:, :, k] = apply_read_scaling(raw[:, :, k], stored.slope, stored.inter)
+    return values
 
 
 def _from_affine(affine: np.ndarray, shape_ijk) -> Geometry:
@@ -208,13 +210,13 @@ def _geometry(shape, spacing_mm, origin_mm, direction) -> Geometry:
 # NRRD and MHA
 
 
-def _load_itk(path: Path, ending: str):
-    """(values (k, j, i), geometry, None, None) of an NRRD or MHA file whose voxel data are complete."""
+def _opened_itk(path: Path, ending: str) -> tuple[sitk.ImageFileReader, Geometry, np.dtype]:
+    """The reader of an NRRD or MHA file, its checked geometry and its voxels' type; no voxel is read yet."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if ending == ".nrrd" else "MetaImageIO")
     reader.SetFileName(str(path))
     with stated(path):
-        start, compressed = (nrrd_data if ending == ".nrrd" else mha_data)(path)
+        (nrrd_data if ending == ".nrrd" else mha_data)(path)  # before ITK sees it, whose readers crash on some wrong headers
         reader.ReadImageInformation()
         size = reader.GetSize()
         if reader.GetNumberOfComponents() != 1:
@@ -226,8 +228,17 @@ def _load_itk(path: Path, ending: str):
         direction = np.reshape(reader.GetDirection(), (n, n))[:3, 2::-1]
         geometry = _geometry(size[2::-1], reader.GetSpacing()[2::-1], reader.GetOrigin()[:3], direction)
         check_geometry(path, geometry)
-        bits = int(re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))[1])
-        check_complete(path, start, compressed, int(np.prod(size, dtype=object)) * bits // 8)
+        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())  # "16-bit signed integer", "32-bit float"
+        bits = int(re.search(r"(\d+)-bit", kind)[1])
+        return reader, geometry, np.dtype(f"{'f' if 'float' in kind else 'u' if 'unsigned' in kind else 'i'}{bits // 8}")
+
+
+def _load_itk(path: Path, ending: str):
+    """(values (k, j, i), geometry, None, None) of an NRRD or MHA file whose voxel data are complete."""
+    reader, geometry, dtype = _opened_itk(path, ending)
+    with stated(path):
+        start, compressed = (nrrd_data if ending == ".nrrd" else mha_data)(path)
+        check_complete(path, start, compressed, int(np.prod(geometry.shape, dtype=object)) * dtype.itemsize)
         return sitk.GetArrayFromImage(reader.Execute()).reshape(geometry.shape), geometry, None, None
 
 

@@ -35,6 +35,12 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that a device's memory is too small: CUDA has a type of its own for it, MPS and CPUs have words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)
+
+
 def autocast(device: torch.device):
     """bf16 autocast where the hardware has it; otherwise nothing. bf16 needs no loss scaling."""
     return torch.autocast(device.type, torch.bfloat16) if has_bf16(device) else nullcontext()

@@ -1,4 +1,4 @@
-"""Memory arithmetic: what training a network needs, and the batch and features that a budget allows."""
+"""Memory arithmetic: what training a network and predicting with it need, and the batch and features that a budget allows."""
 from __future__ import annotations
 
 import math
@@ -12,6 +12,8 @@ KEPT_A_JOIN = 2  # upsampled tensor and skip, concatenated: twice the level's fe
 KEPT_A_POOLING = 3  # of the pooled size: its output, and the 64-bit indices of the maxima
 KEPT_BY_LOSS = 3.25  # per output channel: logits, log-softmax, softmax and the labels' mask of one byte
 IN_FLIGHT = 3  # gradients alive at the finest level, where the backward pass begins and memory peaks
+WORKED_ON = 6  # times the finest level's features, in prediction: joined skip, convolution's and normalisation's output and scratch
+ANSWERS = 6  # times the output channels: logits and softmax, those of the mirrored batch, and their mean
 STATE_COPIES = 5  # weights, gradients, two optimiser moments, running average
 
 
@@ -56,6 +58,22 @@ def training_memory_gb(network: NetworkPlan, shape: tuple[int, ...], batch_size:
     Measured on CPUs it is 0 to 8 % above the true peak (tests/planning/test_budget.py); a GPU's libraries take workspaces besides.
     """
     return BYTES * (batch_size * activations_per_sample(network, shape) + STATE_COPIES * parameters(network)) / 2**30
+
+
+def prediction_memory_gb(network: NetworkPlan, shape: tuple[int, ...], batch_size: int) -> float:
+    """Peak memory of predicting a batch, mirrored too, in GiB, without the weights; at most, and up to about twice what it is.
+
+    Nothing is kept for a backward pass but the skips; the finest level's last block, or the answers after it, take most.
+    """
+    size, voxels = list(shape), [math.prod(shape)]
+    for step in network.strides:
+        size = [n / k for n, k in zip(size, step)]
+        voxels.append(math.prod(size))
+    f, out = network.features, network.out_channels
+    skips = sum(features * n for features, n in zip(f[:-1], voxels))
+    below = f[1] * voxels[1] if network.strides else 0
+    block = skips + below + WORKED_ON * f[0] * voxels[0] + out * voxels[0]
+    return BYTES * batch_size * (2 * network.in_channels * voxels[0] + max(block, ANSWERS * out * voxels[0])) / 2**30
 
 
 def largest_batch(network: NetworkPlan, shape: tuple[int, ...], budget: Budget, wanted: int, least: int) -> int:

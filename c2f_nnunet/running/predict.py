@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -15,9 +13,10 @@ from ..data.dataset import Case
 from ..errors import C2FError, WorkspaceError
 from ..geometry import from_canonical
 from ..inference.cascade import Cascade, OrganMaps, OrganReport, combined, merge, run_coarse, stage_maps
-from ..inference.fusion import LIMIT, probabilities
+from ..inference.fusion import LIMIT, FusionWeights, probabilities
 from ..io import durable, records
-from ..io.images import IMAGE_ENDINGS, Image, read_image, write_label
+from ..io.images import IMAGE_ENDINGS, Image, read_grid, read_image, write_label
+from .memory import memory_estimate_gb, peak_memory_gb
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +65,12 @@ def predict_cases(
                 done.append(predict_case(cascade, case, target, options, before_gb))
             except WorkspaceError:  # a full disk is no fault of this case, and would be met again at the next
                 raise
-            except (C2FError, MemoryError, RuntimeError) as e:  # RuntimeError: torch, also where memory is short, and SimpleITK
-                log.error("%s: skipped: %s", case.id, e)
-                done.append(Predicted(case.id, (), {}, str(e) or type(e).__name__))
+            except (C2FError, MemoryError, RuntimeError) as e:  # RuntimeError: torch's and SimpleITK's
+                why = str(e) or type(e).__name__
+                if isinstance(e, MemoryError):
+                    why = f"{case.image}: the memory is too small for it ({why}); free some, or crop the scan"
+                log.error("%s: skipped: %s", case.id, why)
+                done.append(Predicted(case.id, (), {}, why))
         on_case(case.id)
     return done
 
@@ -76,22 +78,22 @@ def predict_cases(
 def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOptions, before_gb: float = 0.0) -> Predicted:
     """One scan from file to file. before_gb: what the process held before its first scan, for --max_memory."""
     clock = StageClock()
+    _check_memory(cascade, case.image, options, before_gb)
     image = read_image(case.image)
-    _check_memory(cascade, image, options, before_gb)
     clock.lap("read")
     coarse = run_coarse(cascade, image.array, image.geometry)
     clock.lap("coarse")
     maps = stage_maps(cascade, coarse, image.array, image.geometry, options.stage)
     keep = [] if options.save_probabilities else None
     if keep is not None:
-        maps = _recorded(maps, keep)
+        maps = _recorded(maps, cascade.merge_weights, keep)
     clean = options.clean if options.stage == "fine" else frozenset()
     result = merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located, clean)
     clock.lap(options.stage)
     write_label(target, cascade.plan.labels.to_ids(result.channels), image.source)
     hashes = {"source_sha256": durable.sha256(case.image), "sha256": durable.sha256(target)}
     if keep is not None:
-        _write_probabilities(target, cascade, keep, image)
+        _write_probabilities(target, cascade.plan.labels.organs, keep, image)
         hashes["probabilities_sha256"] = durable.sha256(_probabilities_path(target))
     records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports})
     clock.lap("write")
@@ -123,22 +125,27 @@ def is_complete(target: Path, case: Case, options: PredictOptions) -> bool:
         return False
 
 
-def _recorded(maps: Iterator[OrganMaps], keep: list[OrganMaps]) -> Iterator[OrganMaps]:
-    """The same maps, each also kept."""
+def _recorded(maps: Iterator[OrganMaps], weights: FusionWeights, keep: list[OrganMaps]) -> Iterator[OrganMaps]:
+    """The same maps, both stages combined in one, each also kept."""
     for m in maps:
-        keep.append(m)
-        yield m
+        keep.append(replace(m, fine=None, coarse=combined(m, weights)))
+        yield keep[-1]
 
 
-def _write_probabilities(target: Path, cascade: Cascade, maps: list[OrganMaps], image: Image) -> None:
-    """CASE.npz beside the label map: 'probabilities' (organs + 1, …) float16 in the file's own axis order, as nnU-Net's."""
-    labels = cascade.plan.labels
-    logits = np.full((len(labels.organs), *image.geometry.shape), -LIMIT, np.float32)
-    for m in maps:
-        if all(m.box.shape):
-            logits[(labels.organs.index(m.organ), *m.box.slices)] = combined(m, cascade.merge_weights)
-    p = probabilities(logits)
-    whole = np.concatenate([1 - p.sum(0, keepdims=True), p]).astype(np.float16)
+def _write_probabilities(target: Path, organs: tuple[str, ...], maps: list[OrganMaps], image: Image) -> None:
+    """CASE.npz beside the label map: 'probabilities' (organs + 1, …) float16 in the file's own axis order, as nnU-Net's.
+
+    maps: combined ones. Slice by slice, so that all organs' float32 maps of the whole scan are never held.
+    """
+    shape = image.geometry.shape
+    whole = np.empty((len(organs) + 1, *shape), np.float16)
+    for z in range(shape[0]):
+        logits = np.full((len(organs), *shape[1:]), -LIMIT, np.float32)
+        for m in maps:
+            if m.box.start[0] <= z < m.box.stop[0]:
+                logits[(organs.index(m.organ), *m.box.slices[1:])] = m.coarse[z - m.box.start[0]]
+        p = probabilities(logits)
+        whole[0, z], whole[1:, z] = 1 - p.sum(0), p
     path = _probabilities_path(target)
 
     def write(temporary: Path) -> None:
@@ -148,33 +155,14 @@ def _write_probabilities(target: Path, cascade: Cascade, maps: list[OrganMaps], 
     durable.write_with(path, write)
 
 
-def memory_estimate_gb(cascade: Cascade, shape: tuple[int, int, int], spacing_mm) -> float:
-    """What predicting a scan of this shape needs at its peak, in GiB, beside the networks and the libraries.
-
-    The scan (int16, and float32 while it is resampled), the label map and the winning log-odds; on the coarse grid, per
-    organ, one view's probabilities and log-odds and the running total.
-    """
-    voxels = float(np.prod(shape))
-    coarse = voxels * np.prod(spacing_mm) / np.prod(cascade.plan.coarse.spacing_mm)
-    fitting = min(1.0, np.prod(cascade.plan.coarse.shape[1:]) / max(1.0, coarse ** (2 / 3)))  # wider bodies are cut to the plan's shape
-    coarse = min(coarse, coarse * fitting + np.prod(cascade.plan.coarse.shape))
-    channels = cascade.plan.labels.channels
-    return (voxels * (2 + 4 + 4 + 1 + 4) + coarse * channels * (2 + 4 + 4 + 4 + 4)) / 2**30
-
-
-def _check_memory(cascade: Cascade, image: Image, options: PredictOptions, before_gb: float) -> None:
-    if options.max_memory_gb is None:
+def _check_memory(cascade: Cascade, path: Path, options: PredictOptions, before_gb: float) -> None:
+    """C2FError where a scan, as its header has it, needs more memory than --max_memory."""
+    most = options.max_memory_gb
+    if most is None:
         return
-    need = memory_estimate_gb(cascade, image.geometry.shape, image.geometry.spacing_mm) + before_gb
-    if need > options.max_memory_gb:
-        path, most = image.source.path, options.max_memory_gb
+    need = before_gb + memory_estimate_gb(cascade, *read_grid(path), options.stage, options.save_probabilities)
+    if need > most:
         raise C2FError(f"{path}: predicting it needs about {need:.1f} GB, more than --max_memory {most:g}; raise it, or crop the scan")
-
-
-def peak_memory_gb() -> float:
-    """This process's peak resident memory so far, in GiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 class StageClock:

@@ -15,6 +15,10 @@ from c2f_nnunet.io.images import read_image, read_label, write_label, write_volu
 Harm = Callable[[Path], None]
 
 
+IMAGE, LABEL = "imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz"
+DAMAGED = r"(truncated|cannot be read|header|damaged|does not begin as|not in the file itself).*; (copy|export|save)"
+
+
 class Fault(NamedTuple):
     """How a file is harmed, and the pattern of what must be told of it."""
 

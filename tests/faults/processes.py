@@ -3,23 +3,29 @@
 They are forked by a server that has imported torch already: real processes with pids of their own, without the seconds that
 importing takes each time.
 """
+import ctypes
 import hashlib
 import importlib
 import multiprocessing
 import os
+import random
 import resource
+import signal
 import sys
 import time
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Callable, Iterator
 
 import torch
 
 from c2f_nnunet.training import checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["c2f_nnunet.running.graph", "c2f_nnunet.running.predict", "matplotlib.figure", "tests.faults.processes"])
+_USED = ("running.graph", "running.predict", "running.crossval", "running.export", "running.planning", "cli.common")
+CONTEXT.set_forkserver_preload([f"c2f_nnunet.{name}" for name in _USED] + ["pandas", "matplotlib.figure", "tqdm", "tests.faults.processes"])
 PATIENCE_S = 60.0  # for what takes a second on an idle machine
 
 
@@ -52,9 +58,9 @@ class Command:
         return self.process.exitcode, self.output.read_text()
 
 
-def run(output: Path, name: str, args: list[str], *before) -> tuple[int, str]:
+def run(output: Path, name: str, args: list[str], *before, within_s: float = PATIENCE_S) -> tuple[int, str]:
     """A command from start to end: (exit code, everything it printed)."""
-    return Command(output, name, args, *before).ended()
+    return Command(output, name, args, *before).ended(within_s)
 
 
 def _run(output: Path, name: str, args: list[str], before) -> None:
@@ -67,6 +73,31 @@ def _run(output: Path, name: str, args: list[str], before) -> None:
     for act in before:
         act()
     sys.exit(command.main(args))
+
+
+def survivors(start: Callable, fresh: Callable, took_s: float, kills: int, seed: int) -> Iterator:
+    """What is left by commands that are killed at random moments and started again until they end by themselves, with exit code 0.
+
+    start(place) starts the command or goes on with it; fresh(attempt) is a new place to start in. took_s: of an undisturbed
+    one. Places come one after the other until `kills` are done.
+    """
+    dice, killed = random.Random(seed), 0
+    for attempt in count():
+        place, finished = fresh(attempt), False
+        while not finished:
+            command = start(place)
+            if killed < kills:
+                command.process.join(dice.uniform(0.1, 0.9) * took_s)
+            finished = killed >= kills or not command.process.is_alive()
+            if finished:
+                code, printed = command.ended()
+                assert code == 0, printed
+            else:
+                command.kill()
+                killed += 1
+        yield place
+        if killed >= kills:
+            return
 
 
 def wait_for(condition, within_s: float = PATIENCE_S) -> None:
@@ -104,9 +135,24 @@ def largest_file(size: int):
     return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
-def address_space(size: int):
-    """The process cannot have more memory than this."""
-    return partial(resource.setrlimit, resource.RLIMIT_AS, (size, size))
+def further_memory(size: int):
+    """The process cannot have more memory (address space) than it has at its start and this many bytes."""
+    return partial(_further_memory, size)
+
+
+def _further_memory(size: int) -> None:
+    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (has + size, has + size))
+
+
+def without_roots_rights() -> None:
+    """Permission bits bind the process, though it be root's: it gives up CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (Linux)."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3; this process
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; low words first
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capget(header, sets) == 0, os.strerror(ctypes.get_errno())
+    sets[0] &= ~0b110
+    assert libc.capset(header, sets) == 0, os.strerror(ctypes.get_errno())
 
 
 def slow_disk(seconds: float):
@@ -120,17 +166,17 @@ def _slow_disk(seconds: float) -> None:
 
 
 def slow_validation(seconds: float, mark: Path):
-    """Each held-out case of a fine member takes this long; the first one makes the file `mark`."""
+    """Each held-out case of a fine member takes this long; the file `mark` holds how many were begun."""
     return partial(_slow_validation, seconds, mark)
 
 
 def _slow_validation(seconds: float, mark: Path) -> None:
     from c2f_nnunet.running import members
 
-    predict_crop = members.predict_crop
+    predict_crop, numbers = members.predict_crop, count(1)
 
     def slow(*args, **named):
-        mark.touch()
+        mark.write_text(str(next(numbers)))
         time.sleep(seconds)
         return predict_crop(*args, **named)
 
@@ -143,27 +189,76 @@ def spoiled_loss(*calls: int):
 
 
 def _spoiled_loss(calls) -> None:
+    _each_loss(lambda number, loss: loss * (float("nan") if number in calls else 1.0))
+
+
+def killed_at_loss(call: int):
+    """The process is killed where the loss is computed for the call-th time."""
+    return partial(_each_loss, partial(_killed_at, call))
+
+
+def _killed_at(call: int, number: int, loss):
+    if number == call:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss
+
+
+def _each_loss(change: Callable) -> None:
+    """Each loss becomes change(how many there were, this one's value)."""
     from c2f_nnunet.training import train
 
-    count, make = [], train.deep_supervised
+    numbers, make = count(1), train.deep_supervised
 
     def deep_supervised(loss):
         loss_of = make(loss)
-
-        def spoiled(*args):
-            count.append(1)
-            return loss_of(*args) * (float("nan") if len(count) in calls else 1.0)
-
-        return spoiled
+        return lambda *args: change(next(numbers), loss_of(*args))
 
     train.deep_supervised = deep_supervised
 
 
-def out_of_memory() -> None:
-    """Every forward pass of the network needs more memory than the device has."""
+def checkpoints_every(seconds: float):
+    """Instead of every five minutes inside an epoch."""
+    return partial(_checkpoints_every, seconds)
+
+
+def _checkpoints_every(seconds: float) -> None:
+    from c2f_nnunet.training import state
+
+    state.CHECKPOINT_EVERY_S = seconds
+
+
+def killed_in(name: str, call: int = 1):
+    """The process is killed where c2f_nnunet.running.export's function of this name, or os.rename, is called for the call-th time."""
+    return partial(_killed_in, name, call)
+
+
+def _killed_in(name: str, call: int) -> None:
+    from c2f_nnunet.running import export
+
+    module = os if name == "rename" else export
+    function, numbers = getattr(module, name), count(1)
+
+    def killed(*args):
+        if next(numbers) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args)
+
+    setattr(module, name, killed)
+
+
+def out_of_memory(above: int, dimensions: int | None = None):
+    """A forward pass of a network (of these dimensions) with more than so many samples needs more memory than the device has."""
+    return partial(_out_of_memory, above, dimensions)
+
+
+def _out_of_memory(above: int, dimensions: int | None) -> None:
     from c2f_nnunet.network.unet import SEUNet
 
-    def forward(self, x):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    forward = SEUNet.forward
 
-    SEUNet.forward = forward
+    def limited(self, x):
+        if len(x) > above and dimensions in (None, x.ndim - 2):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return forward(self, x)
+
+    SEUNet.forward = limited

@@ -2,8 +2,6 @@
 import json
 import shutil
 import string
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from c2f_nnunet.cli import evaluate, import_model
 from c2f_nnunet.running.export import export_model
 from tests.faults.inputs import edit_json, error, plan, segment, state
+from tests.faults.processes import run, without_roots_rights
 
 LETTERS = string.ascii_letters + string.digits
 AWKWARD = st.text(st.sampled_from(LETTERS + " -_.'\"$&;(){}[]*?#%@!~+=,\u00e9\u00df\u4e2d\u0644\U0001f600\n\t\\:|<>"),
@@ -107,37 +106,21 @@ def test_row_38_names_of_organs(tiny_raw, tmp_path, capsys, organ):
         assert organ in made["labels"]["organs"] and len(list(tiny.store.root.iterdir())) == 3
 
 
-CHILD = """
-import contextlib, ctypes, importlib, io, json, os, sys
-if "--dropped" not in sys.argv:  # root may write everywhere, but not after an exec without these two capabilities
-    for capability in (1, 2):
-        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
-    os.execv(sys.executable, [sys.executable, "-c", sys.argv.pop(1), sys.argv[1], "--dropped"])
-import torch
-torch.set_num_threads(1)
-results = []
-for command, args, folder in json.loads(sys.argv[1]):
-    if folder:
-        os.chmod(folder, 0o500)
-    main = importlib.import_module("c2f_nnunet.cli." + command).main
-    with contextlib.redirect_stderr(io.StringIO()) as shown, contextlib.redirect_stdout(io.StringIO()):
-        code = main(args)
-    if folder:
-        os.chmod(folder, 0o700)
-    results.append((code, shown.getvalue()))
-print(json.dumps(results))
-"""
-
-
-def run_bound_by_permissions(calls: list) -> list[tuple[int, str]]:
-    """Commands in a process that permission bits bind, though it be root's: (exit code, stderr) of each.
+def run_bound_by_permissions(printed: Path, calls: list) -> list[tuple[int, str]]:
+    """Commands in processes that permission bits bind, though they be root's: (exit code, what it printed) of each.
 
     calls: (command, arguments, a folder that cannot be written meanwhile).
     """
-    given = json.dumps([(command, [str(a) for a in args], folder and str(folder)) for command, args, folder in calls])
-    done = subprocess.run([sys.executable, "-c", CHILD, CHILD, given], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    results = []
+    for command, args, folder in calls:
+        if folder:
+            folder.chmod(0o500)
+        try:
+            results.append(run(printed, command, [str(a) for a in args], without_roots_rights))
+        finally:
+            if folder:
+                folder.chmod(0o700)
+    return results
 
 
 def read_only(folder: Path) -> None:
@@ -163,7 +146,7 @@ def test_row_39_inputs_that_can_only_be_read(tiny_trained, tmp_path):
     (tmp_path / "model.zip").chmod(0o400)
     common = ["--workspace", tiny.root, "-d", 901]
     try:
-        results = run_bound_by_permissions([
+        results = run_bound_by_permissions(tmp_path / "printed", [
             ("train", ["3d_Stem", 0, *common, "-device", "cpu", "-np", 0, "--epochs", 1], None),
             ("predict", ["-i", tiny.raw / "imagesTs", "-o", tmp_path / "out", "-m", model, "-device", "cpu"], None),
             ("evaluate", [tiny.raw / "labelsTs", tmp_path / "out", "-o", tmp_path / "scores", "-np", 1], None),
@@ -176,7 +159,7 @@ def test_row_39_inputs_that_can_only_be_read(tiny_trained, tmp_path):
             writable(folder)
 
 
-def test_row_39_outputs_that_cannot_be_written(tiny_trained, tmp_path):
+def test_row_39_outputs_that_cannot_be_written(tiny_trained, tmp_path, tmp_path_factory):
     """Told before anything is computed: no case is verified, trained, predicted or scored, and nothing is changed."""
     tiny = tiny_trained.copy(tmp_path / "w")
     assert export_model(tiny.model, tmp_path / "model.zip") == 5
@@ -186,7 +169,7 @@ def test_row_39_outputs_that_cannot_be_written(tiny_trained, tmp_path):
     shutil.copy(tiny.raw / "labelsTs" / "s0.nii.gz", out)
     common = ["--workspace", tiny.root, "-d", 901]
     before = state(tmp_path)
-    results = run_bound_by_permissions([
+    results = run_bound_by_permissions(tmp_path_factory.mktemp("printed") / "it", [
         ("plan_and_preprocess", [*common, "-pl", tiny.plan_file, "-np", 1], tiny.root / "results"),
         ("plan_and_preprocess", [*common, "-pl", tiny.plan_file, "-np", 1], tiny.root / "preprocessed"),
         ("train", ["3d_Stem", 1, *common, "-device", "cpu", "-np", 0], tiny.folder.root / "3d_Stem"),

@@ -1,17 +1,10 @@
 """FAULTS.md, rows 9 to 13: full disks while predicting and preprocessing, preprocessing that is killed, stored volumes that are damaged."""
 import hashlib
-import random
 import time
-from itertools import count
 
 import pytest
 
-from tests.faults.processes import Command, largest_file, run
-
-
-@pytest.fixture
-def tiny(tiny_planned, tmp_path):
-    return tiny_planned.copy(tmp_path / "w")
+from tests.faults.processes import Command, largest_file, run, survivors
 
 
 def preprocess(tiny, *before) -> tuple[int, str]:
@@ -49,26 +42,16 @@ def test_row_10_disk_full_at_preprocessing(tiny_raw, tiny_planned, tmp_path):
 
 def test_row_11_killed_while_preprocessing(tiny_raw, tiny_planned, tmp_path, kills):
     """Killed at random moments and started again, until it is done; the store is that of an undisturbed run."""
-    tiny = tiny_raw.copy(tmp_path / "timed")
+    timed = tiny_raw.copy(tmp_path / "timed")
     began = time.monotonic()
-    assert preprocess(tiny)[0] == 0
-    took_s, dice, killed = time.monotonic() - began, random.Random(11), 0
-    for attempt in count():
-        tiny, finished = tiny_raw.copy(tmp_path / str(attempt)), False
-        while not finished:
-            command = Command(tiny.root / "printed", "plan_and_preprocess", tiny.args("-d", 901, "-pl", tiny.plan_file, "-np", 1))
-            if killed < kills:
-                command.process.join(dice.uniform(0.1, 0.9) * took_s)
-            finished = killed >= kills or not command.process.is_alive()
-            if finished:
-                code, printed = command.ended()
-                assert code == 0, printed
-            else:
-                command.kill()
-                killed += 1
+    assert preprocess(timed)[0] == 0
+    took_s = time.monotonic() - began
+
+    def start(tiny) -> Command:
+        return Command(tiny.root / "printed", "plan_and_preprocess", tiny.args("-d", 901, "-pl", tiny.plan_file, "-np", 1))
+
+    for tiny in survivors(start, lambda attempt: tiny_raw.copy(tmp_path / str(attempt)), took_s, kills, seed=11):
         assert stored(tiny) == stored(tiny_planned)
-        if killed >= kills:
-            return
 
 
 LOST = ["t1__Stem_image.b2nd", "t1__Stem_labels.b2nd", "t1__Stem.json"]

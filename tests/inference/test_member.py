@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from c2f_nnunet.errors import ModelError
 from c2f_nnunet.inference.member import predict_crop, predict_volume
 from c2f_nnunet.inference.tiles import tile_starts, tiles
 from c2f_nnunet.preparing.views import IN_PLANE, POSITION_SCALE_MM, intensity_channels, left_right_axis, odd_channels
@@ -154,3 +155,46 @@ def test_crops_are_flipped_for_midline_organs_only(tiny_planned, name, flipped):
     np.testing.assert_allclose(plain[3, 4], once, atol=1e-5)
     np.testing.assert_allclose(averaged[3, 4], (once + once[::-1]) / 2 if flipped else once, atol=1e-5)
     assert plain.dtype == np.float32
+
+
+class Small(Positions):
+    """On a device that holds so many samples."""
+
+    def __init__(self, member, most: int, error=torch.OutOfMemoryError("CUDA out of memory.")):
+        super().__init__(member)
+        self.most, self.error, self.sizes = most, error, []
+
+    def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        self.sizes.append(len(batch))
+        if len(batch) > self.most:
+            raise self.error
+        return super().__call__(batch)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_fewer_slices_at_a_time_where_memory_is_short(tiny_planned, view):
+    plan, hu = tiny_planned.model.plan, np.zeros((33, 40, 40), np.int16)
+    member, network = plan.member(view), Small(plan.member(view), 5)
+    found = predict_volume(network, member, plan.labels, hu, ANCHOR, CPU, flips=False)
+    np.testing.assert_array_equal(found, predict_volume(Positions(member), member, plan.labels, hu, ANCHOR, CPU, flips=False))
+    assert network.sizes[:4] == [16, 8, 4, 4]
+
+
+def test_memory_that_is_too_small_for_one_sample(tiny_planned):
+    plan = tiny_planned.model.plan
+    member, hu = plan.member("2d_top"), np.zeros((24, 40, 40), np.int16)
+    with pytest.raises(ModelError, match=r"^2d_top: one slice does not fit the memory of cpu \(CUDA out of memory.\); free some memory$"):
+        predict_volume(Small(member, 0), member, plan.labels, hu, ANCHOR, CPU, False)
+    with pytest.raises(RuntimeError, match="^something else$"):
+        predict_volume(Small(member, 0, RuntimeError("something else")), member, plan.labels, hu, ANCHOR, CPU, False)
+
+    def crop(error):
+        def network(batch):
+            raise error
+
+        return predict_crop(network, plan.member("3d_Stem"), np.zeros((16, 16, 24), np.int16), CPU, False)
+
+    with pytest.raises(ModelError, match="^3d_Stem: a crop of 16 × 16 × 24 voxels does not fit the memory of cpu "):
+        crop(torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(RuntimeError, match="^something else$"):
+        crop(RuntimeError("something else"))

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from c2f_nnunet.errors import ImageError, WorkspaceError
 from c2f_nnunet.geometry import Geometry
-from c2f_nnunet.io.images import read_image, read_label, write_label, write_volume
+from c2f_nnunet.io.images import read_grid, read_image, read_label, write_label, write_volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 ALL_48 = [(axes, signs) for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)]
@@ -90,6 +90,34 @@ def test_whole_numbers_that_fit_become_int16(tmp_path, dtype, value, expected, n
     array[0, 0, 0] = value
     image = read_image(nifti(tmp_path / "ct.nii.gz", array))
     assert image.array.dtype == expected and value in image.array
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32"])
+def test_a_grid_is_known_from_the_header_alone(tmp_path, ending, dtype):
+    path = tmp_path / f"ct{ending}"
+    write_volume(path, np.abs(CT).astype(dtype), oriented((1, 2, 0), (1, -1, 1)))
+    assert read_grid(path) == (read_image(path).geometry, np.dtype(dtype))
+    if ending == ".nii.gz":
+        path.write_bytes(path.read_bytes()[:-1])
+        assert read_grid(path)[1] == dtype  # whether its voxels are whole is found by reading them
+        with pytest.raises(ImageError, match="cannot be read"):
+            read_image(path)
+
+
+def test_the_grid_of_a_scaled_file_and_of_none(tmp_path, nifti):
+    path = nifti(tmp_path / "ct.nii", np.arange(24, dtype=np.int16).reshape(4, 3, 2), scl_slope=2, scl_inter=0)
+    assert read_grid(path)[1] == np.float32
+    for name in ("none.nii.gz", "scan.jpg"):
+        with pytest.raises(ImageError, match="no such image file|not a known image format"):
+            read_grid(tmp_path / name)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32", "float64"])
+def test_scaled_values_are_those_of_nibabel(tmp_path, nifti, dtype):
+    values = np.random.default_rng(0).integers(0, 255, (4, 3, 5)).astype(dtype)
+    path = nifti(tmp_path / "ct.nii", values, scl_slope=0.1, scl_inter=-7.3)
+    assert np.array_equal(read_image(path).array, np.asarray(nib.load(path).dataobj, np.float32).T[:, ::-1, ::-1])
 
 
 @pytest.mark.parametrize("slope, inter, expected", [(1, -1024, -1024), (2, 0, 0), (2, 10, 10), (np.nan, 5, 0), (0, 5, 0)])

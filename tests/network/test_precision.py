@@ -5,7 +5,7 @@ import torch
 
 from c2f_nnunet.errors import C2FError
 from c2f_nnunet.network import precision
-from c2f_nnunet.network.precision import autocast, default_device, find_device, has_bf16, place
+from c2f_nnunet.network.precision import autocast, default_device, find_device, has_bf16, is_out_of_memory, place
 
 CPU = torch.device("cpu")
 
@@ -63,3 +63,20 @@ def test_channels_last(dimensions, layout):
     conv = precision.place(torch.nn.Sequential({2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[dimensions](4, 4, 3)), CPU, dimensions)
     assert conv[0].weight.is_contiguous(memory_format=layout)
     assert place is precision.place
+
+
+@pytest.mark.parametrize("error, expected", [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+    (RuntimeError("MPS backend out of memory (MPS allocated: 8.05 GB, other allocations: 3.11 GB, max allowed: 9.07 GB)."), True),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+    (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    (RuntimeError("Given groups=1, weight of size [8, 3, 3, 3], expected input to have 3 channels, but got 4"), False),
+])  # fmt: skip
+def test_what_is_said_where_memory_is_short(error, expected):
+    assert is_out_of_memory(error) == expected
+
+
+def test_what_this_torch_says_where_memory_is_short():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50)
+    assert is_out_of_memory(caught.value)

@@ -13,7 +13,7 @@ import torch
 
 from c2f_nnunet.network.precision import place
 from c2f_nnunet.network.unet import build_network
-from c2f_nnunet.planning.budget import Budget, batch_rule, largest_batch, parameters, training_memory_gb
+from c2f_nnunet.planning.budget import Budget, batch_rule, largest_batch, parameters, prediction_memory_gb, training_memory_gb
 from c2f_nnunet.planning.plan import LossPlan, NetworkPlan
 from c2f_nnunet.planning.topology import features, kernels, strides
 from c2f_nnunet.training.loss import deep_supervised, make_loss
@@ -71,6 +71,27 @@ def test_training_memory_is_that_of_the_real_network(name, tmp_path):
     plan = network(shape, spacing_mm, channels_in, channels_out, base, norm, deep)
     measured = peak_bytes(tmp_path, lambda: train_two_steps(plan, shape, batch)) / 2**30
     assert training_memory_gb(plan, shape, batch) == pytest.approx(measured, rel=0.15)
+
+
+@torch.inference_mode()
+def predict_mirrored(plan: NetworkPlan, shape, batch: int) -> None:
+    """As inference/member.py does it, the answer to the mirrored batch averaged in."""
+    layout = torch.channels_last if plan.dimensions == 2 else torch.channels_last_3d
+    net = place(build_network(plan), torch.device("cpu"), plan.dimensions).eval()
+    image = torch.randn(batch, plan.in_channels, *shape).to(memory_format=layout)
+    p = net(image)[0].float().softmax(1)
+    back = net(image.flip(2))[0].float().softmax(1)[:, list(range(plan.out_channels))]
+    0.5 * (p + back.flip(2))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prediction_memory_is_at_least_that_of_the_real_network(name, tmp_path):
+    shape, spacing_mm, batch, channels_in, channels_out, base, norm, deep = CASES[name]
+    plan = network(shape, spacing_mm, channels_in, channels_out, base, norm, deep)
+    weights = 4 * parameters(plan) / 2**30
+    measured = peak_bytes(tmp_path, lambda: predict_mirrored(plan, shape, batch)) / 2**30 - weights
+    assert measured < 1.05 * prediction_memory_gb(plan, shape, batch) < 2.5 * measured
+    assert prediction_memory_gb(plan, shape, 2 * batch) == pytest.approx(2 * prediction_memory_gb(plan, shape, batch))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,7 +2,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +9,12 @@ import pytest
 
 from c2f_nnunet.cli import predict as command
 from c2f_nnunet.data.dataset import Case
-from c2f_nnunet.running.predict import memory_estimate_gb, part_of
+from c2f_nnunet.geometry import Box, Geometry, reorientation
+from c2f_nnunet.inference.cascade import OrganMaps
+from c2f_nnunet.inference.fusion import probabilities
+from c2f_nnunet.io.images import Image, Source
+from c2f_nnunet.running import predict as running
+from c2f_nnunet.running.predict import part_of
 
 
 def predict(tiny, source, out, *args) -> int:
@@ -84,9 +88,33 @@ def test_parts_share_the_cases_out(tiny_trained, tmp_path):
     assert sorted(p.name for p in tmp_path.glob("*.nii.gz")) == ["s1.nii.gz"]
 
 
-def test_a_scan_above_the_memory_limit_is_refused_alone(tiny_trained, tmp_path, capsys):
+def test_a_scan_above_the_memory_limit_is_refused(tiny_trained, tmp_path, capsys):
     assert predict(tiny_trained, "imagesTs", tmp_path, "--max_memory", 0.01) == 3
     assert "s0_0000.nii.gz: predicting it needs about" in capsys.readouterr().err
-    cascade = SimpleNamespace(plan=tiny_trained.model.plan)
-    small, large = (memory_estimate_gb(cascade, (n, 512, 512), (1.0, 1.0, 1.0)) for n in (100, 400))
-    assert 0.3 < small < large < 8  # 100 million voxels of 15 bytes are 1.5 GB
+
+
+def test_memory_that_runs_out_is_told_with_the_scan(tiny_trained, tmp_path, capsys, monkeypatch):
+    def run_coarse(*args):
+        raise MemoryError("Unable to allocate 2.00 GiB for an array")
+
+    monkeypatch.setattr(running, "run_coarse", run_coarse)
+    assert predict(tiny_trained, "imagesTs", tmp_path) == 3
+    told = "s0_0000.nii.gz: the memory is too small for it (Unable to allocate 2.00 GiB for an array); free some, or crop the scan"
+    assert told in capsys.readouterr().err
+
+
+def test_probabilities_are_the_softmax_of_all_organs_over_the_whole_scan(tmp_path):
+    """Slice by slice as in one piece, to the last bit; 'A' has no box, those of 'B' and 'C' overlap."""
+    rng, shape = np.random.default_rng(0), (5, 7, 6)
+    boxes = {"B": Box((0, 1, 2), (3, 5, 6)), "C": Box((2, 0, 0), (5, 7, 4))}
+    maps = [OrganMaps(o, b, None, rng.normal(0, 5, b.shape).astype(np.float32)) for o, b in boxes.items()]
+    maps.append(OrganMaps("A", Box((0, 0, 0), (0, 0, 0)), None, np.zeros((0, 0, 0), np.float32)))
+    geometry = Geometry(shape, (1.0, 1.0, 1.0))
+    image = Image(np.zeros(shape, np.int16), geometry, Source(tmp_path / "x.nii", geometry, reorientation(geometry)))
+    running._write_probabilities(tmp_path / "case.nii.gz", ("A", "B", "C"), maps, image)
+    logits = np.full((3, *shape), -12.0, np.float32)
+    for m in maps[:2]:
+        logits[("ABC".index(m.organ), *m.box.slices)] = m.coarse
+    p = probabilities(logits)
+    expected = np.concatenate([1 - p.sum(0, keepdims=True), p]).astype(np.float16)
+    np.testing.assert_array_equal(np.load(tmp_path / "case.npz")["probabilities"], expected)

@@ -1,0 +1,93 @@
+"""FAULTS rows 1 to 4: trainings and saves that are killed at random moments, and signalled.
+
+Row 2 has its exact moments, one after the other, in tests/training/test_checkpoint.py; here real kills at random ones.
+"""
+import random
+import signal
+import time
+from itertools import count
+
+import pytest
+import torch
+
+from c2f_nnunet.training import checkpoint
+from tests.faults.processes import CONTEXT, Command, checkpoints_every, killed_at_loss, slow_disk, slow_validation, survivors, wait_for
+from tests.faults.trainings import LONG, STEPS, args, folder, hashes, started, step_of, train
+
+SIGNAL_S = 10.0
+
+
+def test_row_01_killed_at_random_moments_and_continued(tiny_planned, tmp_path, undisturbed, kills):
+    took_s, wanted = undisturbed
+
+    def start(tiny) -> Command:
+        more = ["--c"] if checkpoint.exists(folder(tiny).checkpoint("latest")) else []
+        return Command(tiny.root / "printed", "train", args(tiny, *more))
+
+    for tiny in survivors(start, lambda attempt: tiny_planned.copy(tmp_path / str(attempt)), took_s, kills, seed=1):
+        assert hashes(tiny) == wanted
+        assert not list(folder(tiny).root.glob(".tmp*")) and not (folder(tiny).root / ".lock").exists()
+
+
+@pytest.mark.parametrize("every_s, kept", [(300.0, STEPS), (0.0, STEPS + 12)])
+def test_row_01_what_a_kill_inside_a_long_epoch_costs(tiny, undisturbed, every_s, kept):
+    """Killed at its 13th step, an epoch is lost; not so what was trained until the last checkpoint, five minutes ago (here: none)."""
+    code, printed = train(tiny, before=(checkpoints_every(every_s), killed_at_loss(STEPS + 13)))
+    assert code == -signal.SIGKILL, printed
+    assert step_of(tiny) == kept
+    code, printed = train(tiny, "--c")
+    assert code == 0, printed
+    assert hashes(tiny) == undisturbed[1]
+
+
+def save_for_ever(path: Path) -> None:
+    for n in count():
+        checkpoint.save(path, {"weight": torch.full((50_000,), float(n))}, {"n": n})
+
+
+def test_row_02_killed_inside_a_save(tmp_path, kills):
+    path, dice, newest = tmp_path / "checkpoint_latest", random.Random(2), -1
+    for _ in range(2 * kills):
+        process = CONTEXT.Process(target=save_for_ever, args=(path,))
+        process.start()
+        wait_for(lambda: path.with_name("checkpoint_latest.json").exists())
+        time.sleep(dice.uniform(0.0, 0.05))
+        process.kill()
+        process.join()
+        tensors, state, warning = checkpoint.load(path)
+        assert warning is None and (tensors["weight"] == state["n"]).all()
+        newest = max(newest, state["n"])
+    assert newest > 0
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+def test_row_03_a_signal_ends_it_after_a_checkpoint(tiny, number, code):
+    command = started(tiny, epochs=LONG)
+    before = step_of(tiny)
+    time.sleep(0.2)
+    command.signal(number)
+    assert command.ended(SIGNAL_S)[0] == code
+    assert step_of(tiny) > before and not (folder(tiny).root / ".lock").exists()
+
+
+def test_row_03_a_signal_while_validating(tiny, undisturbed):
+    """It ends after the case at hand, of two; what was trained is kept, and validated first when it goes on."""
+    mark = tiny.root / "validating"
+    command = Command(tiny.root / "printed", "train", args(tiny), slow_validation(1.0, mark))
+    wait_for(mark.exists)
+    command.signal(signal.SIGTERM)
+    assert command.ended(SIGNAL_S)[0] == 143
+    assert mark.read_text() == "1" and step_of(tiny) == 2 * STEPS  # all of the two epochs before the first validation
+    code, printed = train(tiny, "--c")
+    assert code == 0, printed
+    assert hashes(tiny) == undisturbed[1]
+
+
+def test_row_04_further_signals_while_saving(tiny, undisturbed):
+    command = started(tiny, before=(slow_disk(0.03),))
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+        command.signal(number)
+        time.sleep(0.03)
+    assert command.ended(SIGNAL_S)[0] == 143
+    assert checkpoint.load(folder(tiny).checkpoint("latest"))[2] is None
+    assert train(tiny, "--c")[0] == 0 and hashes(tiny) == undisturbed[1]

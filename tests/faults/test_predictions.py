@@ -1,0 +1,39 @@
+"""FAULTS rows 40 and 41: one bad scan among others, and results that are cut, through c2f_predict."""
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.faults.inputs import DAMAGED, cut, error, flipped, kept, segment, state, told_of
+
+
+def test_row_40_one_bad_case_of_ten(tiny_trained, tmp_path, capsys):
+    source, out = tmp_path / "scans", tmp_path / "out"
+    source.mkdir()
+    for i in range(10):
+        shutil.copy(tiny_trained.raw / "imagesTs" / f"s{i % 2}_0000.nii.gz", source / f"c{i}_0000.nii.gz")
+    kept(1000)(source / "c4_0000.nii.gz")
+    assert segment(tiny_trained, source, out) == 3
+    message = error(capsys.readouterr().err)
+    assert message.startswith("1 of 10 cases failed, the others are done: c4: ")
+    told_of(message, "c4_0000.nii.gz", DAMAGED)
+    assert sorted(f.name for f in out.glob("*.nii.gz")) == [f"c{i}.nii.gz" for i in range(10) if i != 4]
+    assert all((out / f"c{i}.nii.gz").read_bytes() == (out / f"c{i % 2}.nii.gz").read_bytes() for i in range(10) if i != 4)
+
+
+@pytest.mark.parametrize("harmed, harm", [
+    ("s1.nii.gz", cut(100)), ("s1.nii.gz", kept(0)), ("s1.nii.gz", flipped(-200)), ("s1.json", cut(20)), ("s1.npz", cut(50)),
+    ("s1.npz", kept(0)),
+])  # fmt: skip
+def test_row_41_a_cut_result_is_redone(tiny_trained, tmp_path, harmed, harm):
+    out = tmp_path / "out"
+    options = ["--save_probabilities", "--continue_prediction"]
+    assert segment(tiny_trained, tiny_trained.raw / "imagesTs", out, *options) == 0
+    whole, s0 = state(out), (out / "s0.nii.gz").stat().st_mtime_ns
+    harm(out / harmed)
+    assert segment(tiny_trained, tiny_trained.raw / "imagesTs", out, *options) == 0
+    again = state(out)
+    assert again.keys() == whole.keys() and again[str(out / "s1.nii.gz")] == whole[str(out / "s1.nii.gz")]
+    with np.load(out / "s1.npz") as found:
+        assert np.isfinite(found["probabilities"]).all()
+    assert (out / "s0.nii.gz").stat().st_mtime_ns == s0
