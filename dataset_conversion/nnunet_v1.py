@@ -58,6 +58,8 @@ def read_task(source: Path) -> tuple[Task, dict[str, str]]:
         listed = ", ".join(task.modality.values())
         raise DatasetError(f"{path}: has {len(task.modality)} modalities ({listed}), but only one channel, the CT, can be used; "
                            "make a task of the CT alone")
+    if (modality := next(iter(task.modality.values()))).upper() != "CT":
+        raise DatasetError(f"{path}: its images are {modality}, but only CTs can be used; intensities are taken as Hounsfield units")
     if not all(key.isdecimal() for key in task.labels) or "0" not in task.labels:
         raise DatasetError(f"{path}: labels must be id: name with the background as 0, but are {task.labels}; mend the list")
     return task, {key: str(value[key]) for key in COPIED_KEYS if key in value}
