@@ -139,7 +139,7 @@ def convert(target: Target, cases: Sequence[SourceCase], update: bool,
     failed = {}
     with lock(target.folder, "a conversion"):
         _begin(target)
-        for case in tqdm(cases, desc=target.folder.name, unit="case"):
+        for case in tqdm(cases, desc=target.folder.name, unit="case", disable=None):
             if _is_done(target, case):
                 continue
             target.record(case).unlink(missing_ok=True)  # first: what is being replaced must not look whole
