@@ -17,6 +17,7 @@ LAYERS = (  # a room imports rooms of later rows only; the rooms of one row neve
     {"planning"},
     {"data"},
     {"io"},
+    {"tg263"},
     {"workspace", "geometry", "labels"},
     {"errors"},
 )
