@@ -17,8 +17,7 @@ from pydicom.valuerep import validate_value
 
 from ..errors import ImageError
 from ..geometry import Geometry
-from .dicom import _header as read_header
-from .dicom import _reading as reading
+from .survey import read_header, reading
 
 PLACE_SLICES = 0.1  # how far from a slice of the grid, in slices, a file may lie and still be that slice
 COPIED = (  # the attributes that every object of a patient and study shares: type 1 and 2 of PS3.3 C.7.1.1 and C.7.2.1, and the description

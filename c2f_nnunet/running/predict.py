@@ -19,9 +19,13 @@ from ..geometry import from_canonical
 from ..inference.cascade import Cascade, OrganMaps, OrganReport, combined, merge, run_coarse, stage_maps
 from ..inference.fusion import LIMIT, probabilities
 from ..io import durable, records
+from ..io.dicom_seg import write_dicom_seg
 from ..io.images import IMAGE_ENDINGS, Image, write_label
+from ..io.rtstruct_out import write_rtstruct
 from ..io.scans import is_series, read_scan, scan_sha256
+from ..io.series import SeriesReference, by_slice, series_reference
 from ..labels import LabelSet
+from ..tg263 import standard_names
 
 log = logging.getLogger(__name__)
 EXTRAS = {"probabilities": ".npz", "rtstruct": "_rtstruct.dcm", "dicom_seg": "_seg.dcm"}  # beside CASE.json: CASE and this ending
@@ -176,15 +180,13 @@ def _write_probabilities(target: Path, cascade: Cascade, maps: list[OrganMaps], 
     durable.write_with(path, write)
 
 
-def _reference(case: Case, image: Image, options: PredictOptions):
+def _reference(case: Case, image: Image, options: PredictOptions) -> SeriesReference | None:
     """What an RTSTRUCT or a SEG of the case will refer to, None where none is asked for.
 
     ImageError, before anything is computed, where nothing can refer to the series: identifiers missing, or slices that are not axial.
     """
     if not {"rtstruct", "dicom_seg"}.intersection(options.extras):
         return None
-    from ..io.series import by_slice, series_reference
-
     series = series_reference(case.image)
     by_slice(series, image.geometry if options.rtstruct else image.source.geometry)
     return series
@@ -193,20 +195,16 @@ def _reference(case: Case, image: Image, options: PredictOptions):
 @cache
 def dicom_organs(labels: LabelSet) -> LabelSet:
     """The organs as they are called in RTSTRUCT and SEG: by TG-263 where it has a name. Cached, so that its notes are logged once."""
-    from ..tg263 import standard_names
-
     return LabelSet(tuple(standard_names(labels.organs).values()), labels.ids)
 
 
-def _write_dicom(target: Path, labels: LabelSet, ids: np.ndarray, image: Image, series, options: PredictOptions) -> None:
+def _write_dicom(
+    target: Path, labels: LabelSet, ids: np.ndarray, image: Image, series: SeriesReference | None, options: PredictOptions
+) -> None:
     """The RTSTRUCT and the SEG that are asked for, of canonical label ids (z, y, x)."""
     if options.rtstruct:
-        from ..io.rtstruct_out import write_rtstruct
-
         write_rtstruct(_extra_path(target, "rtstruct"), ids, dicom_organs(labels), image.source, series)
     if options.dicom_seg:
-        from ..io.dicom_seg import write_dicom_seg
-
         write_dicom_seg(_extra_path(target, "dicom_seg"), ids, dicom_organs(labels), image.source, series)
 
 

@@ -13,7 +13,7 @@ from pydicom.uid import (
 )  # fmt: skip
 
 from c2f_nnunet.errors import ImageError
-from c2f_nnunet.io.dicom import find_series, read_series
+from c2f_nnunet.io.dicom import find_series, read_series, series_geometry
 from c2f_nnunet.io.images import read_label, write_label
 
 SERIES, FRAME = generate_uid(entropy_srcs=["series"]), generate_uid(entropy_srcs=["frame"])
@@ -107,6 +107,15 @@ def test_feet_first_and_prone_become_canonical(folder):
     image = read_series(folder)
     np.testing.assert_array_equal(image.array, VOXELS[::-1, ::-1, ::-1] - 1024)
     np.testing.assert_allclose(image.geometry.world((3, 1, 2)), (10, -20, 30))  # the first file's first pixel
+
+
+def test_the_geometry_alone_is_that_of_the_image(folder):
+    for k in range(4):  # turned, so that the canonical order is another one than the file's
+        slice_file(folder, k, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0], ImagePositionPatient=[10, -20, 30 - 3 * k])
+    assert series_geometry(folder) == read_series(folder).geometry
+    (folder / "CT001.dcm").unlink()
+    with pytest.raises(ImageError, match="1 slice is missing"):
+        series_geometry(folder)
 
 
 def test_a_coronal_series(folder):

@@ -4,8 +4,8 @@ import pytest
 from pydicom.uid import MediaStorageDirectoryStorage, RTStructureSetStorage, SecondaryCaptureImageStorage, generate_uid
 
 from c2f_nnunet.errors import ImageError
-from c2f_nnunet.io.survey import NO_DICOM, Series, find_series, read_header, survey
-from tests.io.test_dicom import SERIES, slice_file
+from c2f_nnunet.io.survey import NO_DICOM, Series, find_series, read_header, rtstruct_references, survey
+from tests.io.test_dicom import FRAME, SERIES, slice_file
 
 OTHER = generate_uid()
 
@@ -20,7 +20,7 @@ def test_series_are_told_apart_by_their_uid_wherever_their_files_lie(tmp_path):
     b = in_folder(tmp_path / "mixed", 2, SeriesInstanceUID=OTHER, PatientID="P2")
     c = in_folder(tmp_path / "mixed" / "deeper", 3)
     found = survey(tmp_path)
-    assert found.series == (Series(SERIES, "P1", (*a, c)), Series(OTHER, "P2", (b,)))
+    assert found.series == (Series(SERIES, "P1", (*a, c), FRAME), Series(OTHER, "P2", (b,), FRAME))
     assert found.others == {} and found.damaged == {}
     assert find_series(tmp_path) == {SERIES: (*a, c), OTHER: (b,)}
 
@@ -97,3 +97,17 @@ def test_a_real_folder(real_data):
     found = survey(real_data / "dicom")
     assert sorted(len(s.files) for s in found.series) == [20, 90]
     assert {kind for kind in found.others} == {"RTSTRUCT", NO_DICOM} and not found.damaged
+
+
+def test_what_an_rtstruct_refers_to(tmp_path):
+    def item(**values):
+        dataset = pydicom.Dataset()
+        for name, value in values.items():
+            setattr(dataset, name, value)
+        return dataset
+
+    studies = [item(RTReferencedSeriesSequence=[item(SeriesInstanceUID="1.2"), item(SeriesInstanceUID="1.3")])]
+    frames = [item(FrameOfReferenceUID="1.9", RTReferencedStudySequence=studies), item(FrameOfReferenceUID="1.8")]
+    path = slice_file(tmp_path, 0, Modality="RTSTRUCT", FrameOfReferenceUID="1.7", ReferencedFrameOfReferenceSequence=frames)
+    assert rtstruct_references(path) == ({"1.2", "1.3"}, {"1.7", "1.8", "1.9"})
+    assert rtstruct_references(slice_file(tmp_path, 1, FrameOfReferenceUID=None)) == (set(), set())
