@@ -56,7 +56,7 @@ def write_dicom_seg(
     except (AttributeError, KeyError, TypeError, ValueError) as e:  # what highdicom raises for missing or odd attributes
         raise ImageError(f"{path}: no SEG can refer to the series in {instances[0].path.parent} ({e}); export the series again") from e
     content = BytesIO()
-    dataset.save_as(content)
+    dataset.save_as(content, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
 
 
