@@ -1,4 +1,5 @@
-"""How other projects read our RTSTRUCTs: DSC per structure with the mask that was written, by rt-utils and by dcmrtstruct2nii.
+"""How other projects read our RTSTRUCTs: DSC per structure with the mask that was written, by rt-utils and by dcmrtstruct2nii,
+and which part of the voxels' volume the contours enclose.
 
 Structures are made up on a real CT: balls of 0.01 to 100 ml, a shell, a ball with a canal and a single voxel. Each reader gets an
 environment of its own, kept in the folder ENVIRONMENTS; both are several years old and want older numpy and pydicom than this project.
@@ -72,6 +73,12 @@ def read_by(reader: str, python: Path, series: Path, rtstruct: Path, out: Path, 
     return {path.name[5:-7]: read_label(path).array > 0 for path in out.glob("mask_*.nii.gz")}
 
 
+def area(polygon: np.ndarray) -> float:
+    """The area in voxels of a closed polygon (n, 2); a keyhole's two sides cancel."""
+    after = np.roll(polygon, -1, axis=0)
+    return float((polygon[:, 0] * after[:, 1] - polygon[:, 1] * after[:, 0]).sum() / 2)
+
+
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * np.count_nonzero(a & b) / max(np.count_nonzero(a) + np.count_nonzero(b), 1)
 
@@ -93,9 +100,11 @@ def main() -> None:
             python = environment(args.environments / reader, packages)
             seen[reader] = read_by(reader, python, args.series, path, Path(temporary) / reader, image)
     voxels = {organ: labels == i for organ, i in zip(organs.organs, organs.ids)}
+    drawn = {s.name: sum(abs(area(p)) for ps in s.polygons.values() for p in ps) for s in ours.structures}  # voxels
     table = pd.DataFrame({reader: {organ: dice(masks.get(organ, np.zeros_like(v)), v) for organ, v in voxels.items()}
                           for reader, masks in seen.items()})  # fmt: skip
     table.insert(0, "ml", [round(v.sum() * image.geometry.voxel_mm3 / 1000, 3) for v in voxels.values()])
+    table.insert(1, "of it in contours", [drawn[organ] / v.sum() for organ, v in voxels.items()])
     print(table.round(4).to_string())
 
 
