@@ -25,6 +25,7 @@ AUGMENTING = {"training/augment.py", "training/sampler.py"}
 DOORS = {  # library or name → the rooms or files that may import or use it
     "nibabel": {"io"},
     "pydicom": {"io"},
+    "highdicom": {"io"},
     "SimpleITK": {"io", "preparing"},  # resampling
     "SimpleITK.ReadImage": {"io"},
     "SimpleITK.WriteImage": {"io"},

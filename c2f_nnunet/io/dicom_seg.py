@@ -55,8 +55,9 @@ def write_dicom_seg(
         )  # fmt: skip
     except (AttributeError, KeyError, TypeError, ValueError) as e:  # what highdicom raises for missing or odd attributes
         raise ImageError(f"{path}: no SEG can refer to the series in {instances[0].path.parent} ({e}); export the series again") from e
+    dataset.SpecificCharacterSet = "ISO_IR 192"  # for names in any alphabet
     content = BytesIO()
-    dataset.save_as(content)
+    dataset.save_as(content, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
 
 

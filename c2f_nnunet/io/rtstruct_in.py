@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 
 from ..errors import ImageError
@@ -78,7 +79,8 @@ def read_rtstruct(path: str | Path, geometry: Geometry, series: SeriesReference)
             raise ImageError(f"{path}: is no DICOM file; give the RTSTRUCT of the series") from None
         if dataset.get("Modality") != "RTSTRUCT":
             raise ImageError(f"{path}: is {dataset.get('Modality') or 'of no modality'} and no RTSTRUCT; give the RTSTRUCT of the series")
-        drawn, kinds = _drawn(path, dataset, geometry), _interpreted_types(dataset)
+        _check_whole(path, dataset)
+        drawn, kinds, named = _drawn(path, dataset, geometry), _interpreted_types(dataset), series.series in _named_series(dataset)
         structures, seen = [], Counter()
         for item in dataset.get("StructureSetROISequence") or ():
             number = int(item.ROINumber)
@@ -86,7 +88,7 @@ def read_rtstruct(path: str | Path, geometry: Geometry, series: SeriesReference)
             colour, contours = drawn.pop(number, (None, ()))
             frame = str(item.get("ReferencedFrameOfReferenceUID") or _only_frame(dataset))
             plain = Structure(number, str(item.get("ROIName") or f"ROI {number}").strip(), colour, kinds.get(number, ""), {})
-            structures.append(_structure(plain, contours, frame, geometry, series))
+            structures.append(_structure(plain, contours, frame, named, geometry, series))
         label = str(dataset.get("StructureSetLabel") or "")
     twice = [str(number) for number, count in seen.items() if count > 1]
     if twice or not structures:
@@ -124,6 +126,15 @@ def full_mask(rtstruct: RTStruct, structure: Structure) -> np.ndarray:
 # What the file says
 
 
+def _check_whole(path: Path, dataset: pydicom.Dataset) -> None:
+    """ImageError where the file ends too early: pydicom would read what is left of a cut sequence without a word."""
+    for element in dataset.elements():
+        if isinstance(element, RawDataElement) and element.length != 0xFFFFFFFF and len(element.value or b"") < element.length:
+            raise ImageError(f"{path}: truncated: it ends within {element.tag}; copy or export it again")
+    if "ROIContourSequence" not in dataset:
+        raise ImageError(f"{path}: has no ROIContourSequence, so nothing is drawn in it or it is truncated; export it again")
+
+
 def _drawn(path: Path, dataset: pydicom.Dataset, geometry: Geometry) -> dict[int, tuple]:
     """ROI number → (colour or None, its contours)."""
     found = {}
@@ -158,6 +169,12 @@ def _interpreted_types(dataset: pydicom.Dataset) -> dict[int, str]:
             for item in dataset.get("RTROIObservationsSequence") or () if item.get("ReferencedROINumber") is not None}
 
 
+def _named_series(dataset: pydicom.Dataset) -> set[str]:
+    """The series that the structure set as a whole refers to."""
+    return {str(item.get("SeriesInstanceUID") or "") for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ()
+            for study in frame.get("RTReferencedStudySequence") or () for item in study.get("RTReferencedSeriesSequence") or ()}
+
+
 def _only_frame(dataset: pydicom.Dataset) -> str:
     """The one frame of reference that the structure set names; "" where it names none or several."""
     frames = {str(item.get("FrameOfReferenceUID") or "") for item in dataset.get("ReferencedFrameOfReferenceSequence") or ()}
@@ -168,8 +185,8 @@ def _only_frame(dataset: pydicom.Dataset) -> str:
 # What of it can be used on this CT
 
 
-def _structure(plain: Structure, contours, frame: str, geometry: Geometry, series: SeriesReference) -> Structure:
-    """The structure with its polygons by slice, or with its refusal, and with its notes."""
+def _structure(plain: Structure, contours, frame: str, named: bool, geometry: Geometry, series: SeriesReference) -> Structure:
+    """The structure with its polygons by slice, or with its refusal, and with its notes. named: whether the file names the CT's series."""
 
     def made(notes, polygons=None, refusal: str = "") -> Structure:
         return Structure(plain.number, plain.name, plain.colour, plain.interpreted_type, polygons or {}, tuple(notes), refusal)
@@ -180,11 +197,11 @@ def _structure(plain: Structure, contours, frame: str, geometry: Geometry, serie
     if not closed:
         return made([*notes, "empty: it has no closed contours"])
     here = {instance.uid for instance in series.instances}
-    refers = any(uid in here for c in closed for uid in c.instances)
+    refers = any(not here.isdisjoint(c.instances) or (named and not c.instances) for c in closed)
     if frame and series.frame and frame != series.frame:
         if not refers:
-            return made(notes, None, "it is drawn in another frame of reference than the CT's and refers to none of its slices")
-        notes.append("its frame of reference is not the CT's, but it refers to the CT's slices")
+            return made(notes, None, "it is drawn in another frame of reference than the CT's and does not refer to the CT")
+        notes.append("its frame of reference is not the CT's, but it refers to the CT")
     elif not refers and not (frame and series.frame):
         notes.append("it names no frame of reference: taken as the CT's")
     spans = [float(np.ptp(c.points[:, 0])) for c in closed]

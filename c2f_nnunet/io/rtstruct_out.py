@@ -54,8 +54,9 @@ def write_rtstruct(
     if labels.shape != geometry.shape:
         raise ImageError(f"{path}: labels of shape {labels.shape} do not fit {source.path} of shape {geometry.shape}; "
                          "give the labels of that image")
-    unknown = np.setdiff1d(labels, (0, *organs.ids))
-    if unknown.size:
+    windows = {i: window for i, window in enumerate(ndimage.find_objects(labels), 1) if window}  # label id → the box that holds it
+    unknown = [i for i in windows if i not in organs.ids]
+    if unknown:
         raise ImageError(f"{path}: the labels hold {', '.join(map(str, unknown[:5]))}, which no organ has; give the organs of these labels")
     if not series.frame:
         raise ImageError(f"{path}: the series in {series.instances[0].path.parent} has no frame of reference, so nothing can be placed in "
@@ -63,7 +64,7 @@ def write_rtstruct(
     instances = by_slice(series, geometry)
     dataset = _head(series, made, content_digest(labels, organs))
     _structure_set(dataset, series, instances, made)
-    _add_structures(dataset, labels, organs, geometry, series.frame, instances)
+    _add_structures(dataset, labels, windows, organs, geometry, series.frame, instances)
     content = BytesIO()
     pydicom.dcmwrite(content, dataset, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
@@ -114,17 +115,16 @@ def _structure_set(dataset: Dataset, series: SeriesReference, instances: tuple[I
     dataset.ReferencedFrameOfReferenceSequence = [item_of(FrameOfReferenceUID=series.frame, RTReferencedStudySequence=[study])]
 
 
-def _add_structures(dataset: Dataset, labels: np.ndarray, organs: LabelSet, geometry: Geometry, frame: str, instances) -> None:
+def _add_structures(dataset: Dataset, labels: np.ndarray, windows, organs: LabelSet, geometry: Geometry, frame: str, instances) -> None:
     """The organs in Structure Set, and the modules ROI Contour and RT ROI Observations. A structure has its organ's id as its number."""
-    windows = dict(enumerate(ndimage.find_objects(labels), 1))  # label id → the box that holds it, None where there is none
-    listed = [(organ, i) for organ, i in zip(organs.organs, organs.ids) if windows.get(i)] or list(zip(organs.organs, organs.ids))
+    listed = [(organ, i) for organ, i in zip(organs.organs, organs.ids) if i in windows] or list(zip(organs.organs, organs.ids))
     structures, contoured, observed = [], [], []
     for order, (organ, number) in enumerate(listed, 1):
         name = organ.replace("\\", "_")[:64]  # LO: at most 64 characters, and a backslash would part it in two
         structures.append(item_of(ROINumber=number, ReferencedFrameOfReferenceUID=frame, ROIName=name, ROIDescription=NOTICE,
                                   ROIGenerationAlgorithm="AUTOMATIC", ROIGenerationDescription=f"{SOFTWARE} {__version__}"))
         contour = item_of(ROIDisplayColor=[round(255 * c) for c in organs.colour(organ)], ReferencedROINumber=number)
-        if windows.get(number):
+        if number in windows:
             contour.ContourSequence = _contours(labels, number, windows[number], geometry, instances)
         contoured.append(contour)
         observed.append(item_of(ObservationNumber=order, ReferencedROINumber=number, RTROIInterpretedType="ORGAN",

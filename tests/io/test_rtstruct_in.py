@@ -10,7 +10,7 @@ from c2f_nnunet.io.dicom import read_series
 from c2f_nnunet.io.images import read_label
 from c2f_nnunet.io.rtstruct_in import full_mask, read_rtstruct, structure_mask
 from c2f_nnunet.io.series import series_reference
-from tests.io.rt_files import contour, dice, rtstruct_file, scan
+from tests.io.rt_files import SERIES, contour, dice, rtstruct_file, scan
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +124,22 @@ def test_no_frame_of_reference(ct, tmp_path):
 def test_another_frame_of_reference(ct, tmp_path):
     mask, notes = one(ct, tmp_path, [square(ct, 1)], frame="1.2.3")
     np.testing.assert_array_equal(mask, block(1))
-    assert notes == ("its frame of reference is not the CT's, but it refers to the CT's slices",)
+    assert notes == ("its frame of reference is not the CT's, but it refers to the CT",)
     with pytest.raises(ImageError, match="rt.dcm: no structure can be used on this CT; 'Organ': it is drawn in another frame of reference "
-                                         "than the CT's and refers to none of its slices; give the CT that the contours were drawn on"):
+                                         "than the CT's and does not refer to the CT; give the CT that the contours were drawn on"):
         one(ct, tmp_path, [square(ct, 1, refers_to=["1.2.3.4"])], frame="1.2.3")
+
+
+def test_another_frame_in_a_file_that_names_the_series(ct, tmp_path):
+    """Contours need not refer to slices: the reference of the whole set to the series is enough."""
+    frame, study, series = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    series.SeriesInstanceUID, study.RTReferencedSeriesSequence, frame.RTReferencedStudySequence = SERIES, [series], [study]
+    mask, notes = one(ct, tmp_path, [square(ct, 1, refers_to=())], frame="1.2.3", ReferencedFrameOfReferenceSequence=[frame])
+    np.testing.assert_array_equal(mask, block(1))
+    assert notes == ("its frame of reference is not the CT's, but it refers to the CT",
+                     "1 contour referring to no slice: matched by position")  # fmt: skip
+    with pytest.raises(ImageError, match="does not refer to the CT"):
+        one(ct, tmp_path, [square(ct, 1, refers_to=["1.2"])], frame="1.2.3", ReferencedFrameOfReferenceSequence=[frame])
 
 
 def test_a_frame_named_by_the_set_alone(ct, tmp_path):
@@ -203,7 +215,7 @@ def test_long_contours_of_unknown_type_in_explicit_files(ct, tmp_path):
     path = rtstruct_file(tmp_path / "rt.dcm", {"Organ": [circle]})
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    with pytest.warns(UserWarning, match="changed from 'DS' to 'UN'"):
+    with pytest.warns(UserWarning, match="to 'UN'"):
         pydicom.dcmwrite(tmp_path / "explicit.dcm", dataset, implicit_vr=False, little_endian=True)
     rtstruct = read(ct, tmp_path / "explicit.dcm")
     r, c = np.indices((20, 24))
@@ -232,10 +244,23 @@ def test_files_that_are_no_rtstruct_or_damaged(ct, tmp_path):
     dataset.StructureSetROISequence[1].ROINumber = 1
     dataset.save_as(path)
     refused(path, "gives the number 1 to several structures")
+    del dataset.ROIContourSequence
+    dataset.save_as(path)
+    refused(path, "rt.dcm: has no ROIContourSequence, so nothing is drawn in it or it is truncated")
+
+
+def test_a_file_cut_anywhere(ct, tmp_path):
+    """Only what comes after the contours may be missing unnoticed: which structures are organs."""
+    path = rtstruct_file(tmp_path / "rt.dcm", {"A": [square(ct, z) for z in (1, 2)], "B": [square(ct, 3)]})
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ImageError):
-        read(ct, path)
+    after = whole.index(b"\x06\x30\x80\x00")  # RTROIObservationsSequence
+    for end in range(140, len(whole) - 1, 7):
+        path.write_bytes(whole[:end])
+        try:
+            rtstruct = read(ct, path)
+        except ImageError:
+            continue
+        assert end >= after and [full_mask(rtstruct, s).sum() for s in rtstruct.structures] == [60, 30]
 
 
 def test_contours_of_no_structure_are_told(ct, tmp_path):

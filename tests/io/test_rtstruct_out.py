@@ -176,8 +176,9 @@ def test_what_does_not_fit(ct, tmp_path):
     labels[0, 0, 0] = 2
     no_frame = scan(tmp_path / "no_frame", FrameOfReferenceUID="")
     coronal = scan(tmp_path / "coronal", orientation=(1, 0, 0, 0, 0, -1))
+    wide = Source(ct.files[0], other, reorientation(other))
     for values, source, series, told in (
-        (example(), Source(ct.files[0], other, reorientation(other)), ct.series, r"labels of shape \(6, 20, 24\) do not fit .* \(6, 20, 25\)"),
+        (example(), wide, ct.series, r"labels of shape \(6, 20, 24\) do not fit .* \(6, 20, 25\)"),
         (labels, ct.image.source, ct.series, "the labels hold 2, which no organ has"),
         (example(), ct.image.source, series_reference(ct.files[:5]), "the 5 slices of the series are not the 6 axial slices"),
         (example(), no_frame.image.source, no_frame.series, "has no frame of reference, so nothing can be placed in it"),
@@ -227,7 +228,7 @@ def broken_rules(dataset, place=""):
             broken += [rule for item in element.value for rule in broken_rules(item, element.keyword)]
         elif not element.is_empty:
             for value in element.value if element.VM > 1 else [element.value]:
-                text = value.original_string if element.VR in ("DS", "IS") and hasattr(value, "original_string") else value
+                text = getattr(value, "original_string", str(value)) if element.VR in ("DS", "IS") else value
                 try:
                     pydicom.valuerep.validate_value(element.VR, text, pydicom.config.RAISE)
                 except ValueError as e:
