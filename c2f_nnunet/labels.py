@@ -11,7 +11,8 @@ import numpy as np
 from .errors import DatasetError
 
 _SIDE = re.compile(
-    r"^(?:(?P<pre>left|right|lt|rt|l|r)(?P<preglue>[ _\-.]+|(?=(?-i:[A-Z])))(?P<prestem>.+)"
+    # a bare letter glued to the name by nothing but case ("rTemporal") is too weak a sign
+    r"^(?:(?:(?P<pre>left|right|lt|rt)(?:[ _\-.]+|(?=(?-i:[A-Z])))|(?P<letter>[lr])[ _\-.]+)(?P<prestem>.+)"
     r"|(?P<stem>.+?)(?:[ _\-.]+|(?<=(?-i:[a-z]))(?=(?-i:Left|Right|Lt|Rt|[LR])$))(?P<post>left|right|lt|rt|l|r))$",
     re.IGNORECASE,
 )
@@ -26,10 +27,7 @@ def side_and_stem(name: str) -> tuple[str, str] | None:
     hit = _SIDE.match(name)
     if not hit:
         return None
-    word = hit["pre"] or hit["post"]
-    # a bare letter glued to the name by nothing but case ("rTemporal") is too weak a sign
-    if hit["pre"] and len(word) == 1 and not hit["preglue"]:
-        return None
+    word = hit["pre"] or hit["letter"] or hit["post"]
     return word[0].upper(), (hit["prestem"] or hit["stem"]).strip(" _-.")
 
 

@@ -17,6 +17,7 @@ LAYERS = (  # a room imports rooms of later rows only; the rooms of one row neve
     {"planning"},
     {"data"},
     {"io"},
+    {"tg263"},
     {"workspace", "geometry", "labels"},
     {"errors"},
 )
@@ -24,6 +25,7 @@ AUGMENTING = {"training/augment.py", "training/sampler.py"}
 DOORS = {  # library or name → the rooms or files that may import or use it
     "nibabel": {"io"},
     "pydicom": {"io"},
+    "highdicom": {"io"},
     "SimpleITK": {"io", "preparing"},  # resampling
     "SimpleITK.ReadImage": {"io"},
     "SimpleITK.WriteImage": {"io"},

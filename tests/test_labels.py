@@ -17,6 +17,7 @@ FIVE = LabelSet.from_names({"background": 0, "BrainStem": 1, "SpinalCord": 2, "P
     ("EyeL", ("L", "Eye")),
     ("parotid-r", ("R", "parotid")),
     ("L_Parotid", ("L", "Parotid")),
+    ("LN_Neck_IA_R", ("R", "LN_Neck_IA")),  # begins with a letter of a side, glued
     # names that only begin or end with such letters
     ("Larynx", None), ("Lung", None), ("Rectum", None), ("Temporal", None), ("rTemporal", None), ("Cord_L_x", None), ("BrainStem", None),
 ])  # fmt: skip

@@ -12,7 +12,8 @@ def parser() -> argparse.ArgumentParser:
     about = "Segment every scan of a folder with a trained model; all trained folds are ensembled."
     p = new_parser("c2f_predict", about, "c2f_predict -i imagesTs -o out -d 15")
     p.add_argument("-i", dest="input", required=True, metavar="FOLDER",
-                   help="folder of images (CASE_0000.nii.gz); a name like imagesTs is also looked up in the raw data set")
+                   help="folder of images (CASE_0000.nii.gz) or of DICOM CT series, each in a sub-folder or mixed; a name like imagesTs is "
+                        "also looked up in the raw data set")
     p.add_argument("-o", dest="output", required=True, metavar="OUT", help="folder for the label maps")
     add_folders(p)
     p.add_argument("-m", dest="model", metavar="MODEL_FOLDER", help="a model folder (holding plan.json) instead of -d")
@@ -22,6 +23,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stage", choices=("coarse", "fine"), default="fine", help="coarse: the fused views alone (default: fine)")
     p.add_argument("--disable_tta", action="store_true", help="no averaging with the mirrored scan (twice as fast)")
     p.add_argument("--save_probabilities", action="store_true", help="also write CASE.npz with 'probabilities' (classes, z, y, x), float16")
+    p.add_argument("--rtstruct", action="store_true", help="also write CASE_rtstruct.dcm, contours that refer to the DICOM series")
+    p.add_argument("--dicom_seg", action="store_true", help="also write CASE_seg.dcm, a DICOM SEG that refers to the series")
     p.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is there, whole and of the same input")
     p.add_argument("-num_parts", type=positive, default=1, metavar="N", help="share the cases among N calls (default: 1)")
     p.add_argument("-part_id", type=whole, default=0, metavar="K", help="which part this call does, from 0 (default: 0)")
@@ -54,14 +57,17 @@ def body(args: argparse.Namespace) -> None:
     out = Path(args.output)
     if out.exists() and out.resolve() == source.resolve():
         raise C2FError(f"-o {out}: is the input folder; give another one, so that no scan is overwritten")
+    options = predict.PredictOptions(
+        args.stage, args.save_probabilities, args.continue_prediction, frozenset(model.fusion.clean), model.plan.file_ending,
+        args.max_memory, args.rtstruct, args.dicom_seg,
+    )  # fmt: skip
+    predict.require_dicom(cases, options)
     device = find_device(args.device or default_device())
     wanted = tuple(args.folds) if args.folds else None
     cascade, folds = build_cascade(model, wanted, args.checkpoint, device, not args.disable_tta, args.stage)
     require_writable(out)
     durable.remove_leftovers(out)
     print(f"{len(cases)} cases, folds: " + ", ".join(f"{name} {'+'.join(map(str, f))}" for name, f in folds.items()))
-    clean, ending = frozenset(model.fusion.clean), model.plan.file_ending
-    options = predict.PredictOptions(args.stage, args.save_probabilities, args.continue_prediction, clean, ending, args.max_memory)
     with tqdm(total=len(cases), desc="predicting", unit="case", disable=None) as bar:
         done = predict.predict_cases(cascade, cases, out, options, lambda case: bar.update())
     if folder.dataset_json.exists():  # its label names are what c2f_evaluate shows

@@ -17,7 +17,9 @@ from ..errors import DatasetError
 from ..io import records
 from ..io.images import IMAGE_ENDINGS
 from ..io.records import record
+from ..io.scans import Scan
 from ..labels import LabelSet
+from .series import series_cases
 
 log = logging.getLogger(__name__)
 OUR_KEYS = ("annotated", "patients")
@@ -38,10 +40,11 @@ class _Description:
 
 @dataclass(frozen=True)
 class Case:
-    """One patient scan. annotated: the organs delineated in it, in label order; None means every organ."""
+    """One patient scan. image: a file, or where it is to be predicted, those of a DICOM series. annotated: the organs
+    delineated in it, in label order; None means every organ."""
 
     id: str
-    image: Path
+    image: Scan
     label: Path | None
     annotated: tuple[str, ...] | None
 
@@ -93,16 +96,21 @@ def read_dataset(root: Path) -> Dataset:
 
 
 def prediction_cases(folder: Path, file_ending: str) -> tuple[Case, ...]:
-    """The cases to predict in a folder, sorted by id: CASE_0000.ending, or CASE.ending where no file there has the suffix _0000."""
+    """The cases to predict in a folder, sorted by id.
+
+    CASE_0000.ending, or CASE.ending where no file there has the suffix _0000; and each DICOM CT series there and in its
+    sub-folders, by the names of `series.case_names`.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give the folder that holds the images to predict")
-    files = _files(folder, file_ending)
+    files: dict[str, Scan] = _files(folder, file_ending)
     if any(stem.endswith("_0000") for stem in files):
         files = _image_cases(folder, file_ending)
-    if not files:
-        raise DatasetError(f"{folder}: no image there; {_expected(folder, file_ending)}")
     _refuse_collisions(files, folder)
+    files = files | series_cases(folder, files)
+    if not files:
+        raise DatasetError(f"{folder}: no image there; {_expected(folder, file_ending)}; a folder of DICOM CT series will do as well")
     return tuple(Case(c, files[c], None, None) for c in sorted(files))
 
 

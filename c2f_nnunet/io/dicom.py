@@ -1,12 +1,14 @@
 """DICOM CT series in: the headers by pydicom, which decide where every slice lies, the voxels by SimpleITK.
 
 A series is taken only if its slices are one complete, evenly spaced, rectangular stack; otherwise an ImageError says
-which slices (files) break it. Positions and directions are DICOM's patient frame, LPS in mm.
+which slices (files) break it. A tilted or uneven stack is not resampled: contours drawn on other slices than the
+scanner's would be of no use to the planning system that has these. Positions and directions are DICOM's patient frame,
+LPS in mm.
 """
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from contextlib import contextmanager
+import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
@@ -14,30 +16,43 @@ from typing import Iterable
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.encaps import get_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import (
+    UID, ImplicitVRLittleEndian, JPEG2000, JPEG2000Lossless, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless,
+    UncompressedTransferSyntaxes,
+)  # fmt: skip
+from scipy import ndimage
 
 from ..errors import ImageError
-from ..geometry import Geometry, reorientation
+from ..geometry import Geometry, canonical_geometry, reorientation
 from .checks import SHEAR_TOLERANCE, check_geometry, ct_values
 from .images import Image, Source, canonical_image, stated
+from .survey import find_series, read_header, reading
 
 GAP_TOLERANCE = 0.02  # of the usual gap: positions are often rounded to 0.01 mm
 DUPLICATE_MM = 0.01  # two slices nearer than this are at one place
 TILT_TOLERANCE_DEGREES = 0.1
+AIR_HU = -1024  # what padding becomes: the usual lowest value of a CT
+_JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, JPEG2000Lossless, JPEG2000)  # each stream begins and ends with a marker
 _NUMBERS = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 _REQUIRED = ("SeriesInstanceUID", "Modality", "Rows", "Columns", "RescaleSlope", "RescaleIntercept", *_NUMBERS)
-_TAGS = [*_REQUIRED, "FrameOfReferenceUID", "InstanceNumber", "NumberOfFrames", "GantryDetectorTilt"]
+_TAGS = [*_REQUIRED, "FrameOfReferenceUID", "InstanceNumber", "NumberOfFrames", "GantryDetectorTilt", "PixelRepresentation",
+         "PixelPaddingValue", "PixelPaddingRangeLimit"]
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What one file's header says.
+    """What one file's header says. name: its path within the series' folder.
 
     pixel_mm: distance between rows, then between columns. position_mm: LPS centre of the first pixel. orientation:
     direction along a row, then along a column (6 numbers). number: InstanceNumber, which may mean nothing.
+    padding_hu: the range of values with which the scanner fills what it does not see; None where it names none. syntax: how
+    the voxels are stored.
     """
 
     path: Path
+    name: str
     series: str
     frame: str
     number: int | None
@@ -46,23 +61,11 @@ class Slice:
     position_mm: tuple[float, ...]
     orientation: tuple[float, ...]
     tilt_degrees: float
+    padding_hu: tuple[float, float] | None
+    syntax: UID
 
     def __str__(self) -> str:
-        return self.path.name
-
-
-def find_series(folder: str | Path) -> dict[str, tuple[Path, ...]]:
-    """Series UID → its files, for every CT series in a folder and its sub-folders; all other files are passed over."""
-    found = defaultdict(list)
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        try:
-            header = _header(path, ["SeriesInstanceUID", "Modality"])
-        except InvalidDicomError:
-            continue
-        with _reading(path):
-            if "SeriesInstanceUID" in header and header.get("Modality") == "CT":
-                found[str(header.SeriesInstanceUID)].append(path)
-    return {uid: tuple(files) for uid, files in found.items()}
+        return self.name
 
 
 def read_series(source: str | Path | Iterable[str | Path]) -> Image:
@@ -71,19 +74,31 @@ def read_series(source: str | Path | Iterable[str | Path]) -> Image:
     ImageError, naming the slices, for missing or duplicate slices, uneven spacing, gantry tilt, slices of several
     series or grids, and for what `images.read_image` refuses in voxels and geometry.
     """
+    place, slices, geometry = _checked(source)
+    values = ct_values(place, np.stack([_voxels(s) for s in slices]))
+    return canonical_image(values, Source(place, geometry, reorientation(geometry)))
+
+
+def series_geometry(source: str | Path | Iterable[str | Path]) -> Geometry:
+    """The canonical geometry that `read_series` would give, from the headers alone, and its errors of headers."""
+    _, _, geometry = _checked(source)
+    return canonical_geometry(geometry, reorientation(geometry))
+
+
+def _checked(source: str | Path | Iterable[str | Path]) -> tuple[Path, list[Slice], Geometry]:
+    """(folder, slices along their normal, geometry (k, j, i)) of one even, rectangular stack; ImageError where it is none."""
     if isinstance(source, (str, Path)):
         place, files = Path(source), _only_series(Path(source))
     else:
         files = [Path(f) for f in source]
-        place = files[0].parent if files else Path()
-    if len(files) < 2:
-        raise ImageError(f"{place}: {len(files)} DICOM slices are no volume; give the whole series")
-    slices = [_read_slice(path) for path in files]
+        place = Path(os.path.commonpath([f.parent for f in files])) if files else Path()
+    slices = [_read_slice(path, place) for path in files]
+    if len(slices) < 2:
+        raise ImageError(f"{place}: {len(slices)} DICOM slices are no volume; give the whole series")
     _check_alike(place, slices)
     slices, geometry = _stack(place, slices)
     check_geometry(place, geometry)
-    values = ct_values(place, np.stack([_voxels(s) for s in slices]))
-    return canonical_image(values, Source(place, geometry, reorientation(geometry)))
+    return place, slices, geometry
 
 
 def _only_series(folder: Path) -> tuple[Path, ...]:
@@ -98,43 +113,42 @@ def _only_series(folder: Path) -> tuple[Path, ...]:
     return next(iter(series.values()))
 
 
-@contextmanager
-def _reading(path: Path):
-    """`stated`, and what pydicom raises on damaged headers besides."""
-    try:
-        with stated(path):
-            yield
-    except (AttributeError, TypeError, BytesLengthException) as e:
-        raise ImageError(f"{path}: its DICOM header is damaged ({type(e).__name__}); export the series again") from e
-
-
-def _header(path: Path, tags: list[str] | None = None) -> pydicom.Dataset:
-    """A file's header without the voxels. InvalidDicomError where it is no DICOM at all, ImageError where it is damaged."""
-    with _reading(path):
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-
-
-def _read_slice(path: Path) -> Slice:
+def _read_slice(path: Path, place: Path) -> Slice:
     """The slice's header as a Slice; ImageError for what is no single CT slice with a known place and HU scale."""
     try:
-        header = _header(path, _TAGS)
+        header = read_header(path, _TAGS)
     except InvalidDicomError:
         raise ImageError(f"{path}: is no DICOM file; give the files of one series only") from None
-    with _reading(path):
+    with reading(path):
+        modality, frames = header.get("Modality"), int(header.get("NumberOfFrames") or 1)
+        if modality not in (None, "", "CT") or frames != 1:  # first: files of several frames lack what is required below
+            raise ImageError(f"{path}: is {modality} with {frames} frames; export the CT as one file per slice")
         missing = [tag for tag in _REQUIRED if header.get(tag) in (None, "")]
         if missing:
             raise ImageError(f"{path}: its header has no {', '.join(missing)}; export the CT's slices without scouts and reports")
-        frames = int(header.get("NumberOfFrames") or 1)
-        if header.Modality != "CT" or frames != 1:
-            raise ImageError(f"{path}: is {header.Modality} with {frames} frames; export the CT as one file per slice")
         pixel, position, orientation = (tuple(float(v) for v in header[tag].value) for tag in _NUMBERS)
         if (len(pixel), len(position), len(orientation)) != (2, 3, 6) or not np.isfinite(pixel + position + orientation).all():
             raise ImageError(f"{path}: its spacing {pixel}, position {position} or orientation {orientation} is damaged; export it again")
         number, tilt = header.get("InstanceNumber"), header.get("GantryDetectorTilt")
         return Slice(
-            path, str(header.SeriesInstanceUID), str(header.get("FrameOfReferenceUID", "")), None if number is None else int(number),
-            (int(header.Rows), int(header.Columns)), pixel, position, orientation, 0.0 if tilt is None else float(tilt),
+            path, path.relative_to(place).as_posix(), str(header.SeriesInstanceUID), str(header.get("FrameOfReferenceUID", "")),
+            None if number is None else int(number), (int(header.Rows), int(header.Columns)), pixel, position, orientation,
+            0.0 if tilt is None else float(tilt), _padding_hu(header),
+            UID(header.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian),
         )
+
+
+def _padding_hu(header: pydicom.Dataset) -> tuple[float, float] | None:
+    """The range of HU that PixelPaddingValue (and PixelPaddingRangeLimit) stand for, half a stored step wider on both sides."""
+    stored = [int(v) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit") if (v := header.get(tag)) not in (None, "")]
+    if not stored:
+        return None
+    # modulo: some scanners write a negative value as an unsigned number, and the other way round
+    signed = header.get("PixelRepresentation") == 1
+    values = [v % 65536 - 65536 * (signed and v % 65536 > 32767) for v in stored]
+    slope = float(header.RescaleSlope)
+    hu = [v * slope + float(header.RescaleIntercept) for v in values]
+    return min(hu) - abs(slope) / 2, max(hu) + abs(slope) / 2
 
 
 def _check_alike(place: Path, slices: list[Slice]) -> None:
@@ -200,11 +214,37 @@ def _check_tilt(place: Path, slices: list[Slice], normal: np.ndarray) -> None:
 
 def _voxels(s: Slice) -> np.ndarray:
     """A slice's HU (rows, columns), rescaled by its own header."""
+    _check_compression(s)
     with stated(s.path):
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(s.path), imageIO="GDCMImageIO"))
     if array.shape != (1, *s.shape):
         raise ImageError(f"{s.path}: its voxels have the shape {array.shape} but its header says {s.shape}; export the series again")
-    return array[0]
+    return _air_for_padding(array[0], s.padding_hu)
+
+
+def _check_compression(s: Slice) -> None:
+    """ImageError where the voxels are compressed in a way that is not read, or a JPEG stream is cut: what is left would be decoded."""
+    if s.syntax not in (*UncompressedTransferSyntaxes, *_JPEG, RLELossless):
+        raise ImageError(f"{s.path}: its voxels are stored as {s.syntax.name}, which is not read; export the series uncompressed")
+    if s.syntax not in _JPEG:
+        return
+    with reading(s.path):
+        stream = get_frame(pydicom.dcmread(s.path, specific_tags=["PixelData"]).PixelData, 0, number_of_frames=1).rstrip(b"\0")
+    if stream[:2] not in (b"\xff\xd8", b"\xff\x4f") or stream[-2:] != b"\xff\xd9":
+        raise ImageError(f"{s.path}: truncated or damaged: its {s.syntax.name} stream has no beginning or no end; copy or export it again")
+
+
+def _air_for_padding(hu: np.ndarray, padding_hu: tuple[float, float] | None) -> np.ndarray:
+    """A slice (rows, columns) with AIR_HU instead of padding that reaches the slice's edge.
+
+    Padding lies outside the round field of view. The same value elsewhere may be tissue: some scanners name 0 as padding.
+    """
+    if padding_hu is None or not (padded := (hu > padding_hu[0]) & (hu < padding_hu[1])).any():
+        return hu
+    parts = ndimage.label(padded)[0]
+    at_edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    widened = hu.astype(np.int32 if hu.dtype.kind in "iu" else np.float32)
+    return np.where(np.isin(parts, at_edge[at_edge > 0]), AIR_HU, widened)
 
 
 def _listed(things: list, most: int = 5) -> str:

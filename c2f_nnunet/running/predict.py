@@ -4,6 +4,8 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -15,10 +17,17 @@ from ..geometry import from_canonical
 from ..inference.cascade import Cascade, OrganMaps, OrganReport, combined, merge, run_coarse, stage_maps
 from ..inference.fusion import LIMIT, FusionWeights, probabilities
 from ..io import durable, records
-from ..io.images import IMAGE_ENDINGS, Image, read_grid, read_image, write_label
+from ..io.dicom_seg import write_dicom_seg
+from ..io.images import IMAGE_ENDINGS, Image, write_label
+from ..io.rtstruct_out import write_rtstruct
+from ..io.scans import Scan, is_series, read_scan, scan_grid, scan_sha256
+from ..io.series import SeriesReference, by_slice, series_reference
+from ..labels import LabelSet
+from ..tg263 import standard_names
 from .memory import memory_estimate_gb, peak_memory_gb
 
 log = logging.getLogger(__name__)
+EXTRAS = {"probabilities": ".npz", "rtstruct": "_rtstruct.dcm", "dicom_seg": "_seg.dcm"}  # beside CASE.json: CASE and this ending
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,30 @@ class PredictOptions:
     clean: frozenset[str] = frozenset()
     file_ending: str = ".nii.gz"
     max_memory_gb: float | None = None
+    rtstruct: bool = False
+    dicom_seg: bool = False
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Which of EXTRAS are to be written."""
+        wanted = {"probabilities": self.save_probabilities, "rtstruct": self.rtstruct, "dicom_seg": self.dicom_seg}
+        return tuple(name for name, asked in wanted.items() if asked)
 
 
 def part_of(cases: tuple[Case, ...], num_parts: int, part_id: int) -> tuple[Case, ...]:
     """Every num_parts-th case from part_id on, as nnU-Net shares them out."""
     return cases[part_id::num_parts]
+
+
+def require_dicom(cases: tuple[Case, ...], options: PredictOptions) -> None:
+    """C2FError where an RTSTRUCT or a SEG is asked for and cannot be made: of a scan that is no DICOM series, or without highdicom."""
+    asked = [f"--{name}" for name in ("rtstruct", "dicom_seg") if name in options.extras]
+    others = [case.image for case in cases if not is_series(case.image)]
+    if asked and others:
+        raise C2FError(f"{others[0]}: is no DICOM series, and what {' and '.join(asked)} would write refers to the slices of one; "
+                       "give the series, or leave the option out")
+    if options.dicom_seg and not find_spec("highdicom"):
+        raise C2FError('--dicom_seg: needs the package highdicom; install it (pip install "c2f-nnunet[seg]"), or leave the option out')
 
 
 def output_path(out: Path, case: Case, options: PredictOptions) -> Path:
@@ -79,7 +107,8 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
     """One scan from file to file. before_gb: what the process held before its first scan, for --max_memory."""
     clock = StageClock()
     _check_memory(cascade, case.image, options, before_gb)
-    image = read_image(case.image)
+    image = read_scan(case.image)
+    series = _reference(case, image, options)
     clock.lap("read")
     coarse = run_coarse(cascade, image.array, image.geometry)
     clock.lap("coarse")
@@ -90,11 +119,13 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
     clean = options.clean if options.stage == "fine" else frozenset()
     result = merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located, clean)
     clock.lap(options.stage)
-    write_label(target, cascade.plan.labels.to_ids(result.channels), image.source)
-    hashes = {"source_sha256": durable.sha256(case.image), "sha256": durable.sha256(target)}
+    ids = cascade.plan.labels.to_ids(result.channels)
+    write_label(target, ids, image.source)
+    hashes = {"source_sha256": scan_sha256(case.image), "sha256": durable.sha256(target)}
     if keep is not None:
         _write_probabilities(target, cascade.plan.labels.organs, keep, image)
-        hashes["probabilities_sha256"] = durable.sha256(_probabilities_path(target))
+    _write_dicom(target, cascade.plan.labels, ids, image, series, options)
+    hashes |= {f"{name}_sha256": durable.sha256(_extra_path(target, name)) for name in options.extras}
     records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports})
     clock.lap("write")
     return Predicted(case.id, result.reports, clock.seconds)
@@ -108,19 +139,20 @@ def _note_path(target: Path) -> Path:
     return target.with_name(f"{name}.json")
 
 
-def _probabilities_path(target: Path) -> Path:
-    return _note_path(target).with_suffix(".npz")
+def _extra_path(target: Path, name: str) -> Path:
+    note = _note_path(target)
+    return note.with_name(note.name.removesuffix(".json") + EXTRAS[name])
 
 
 def is_complete(target: Path, case: Case, options: PredictOptions) -> bool:
-    """Whether a result is whole, of this very input and of the stage asked for, with the probabilities where they are wanted."""
+    """Whether a result is whole, of this very input and of the stage asked for, with all the files that are wanted beside it."""
     try:
         note = records.read_json(_note_path(target))
         if note["stage"] != options.stage:
             return False
-        if options.save_probabilities and note["probabilities_sha256"] != durable.sha256(_probabilities_path(target)):
+        if any(note[f"{name}_sha256"] != durable.sha256(_extra_path(target, name)) for name in options.extras):
             return False
-        return note["sha256"] == durable.sha256(target) and note["source_sha256"] == durable.sha256(case.image)
+        return note["sha256"] == durable.sha256(target) and note["source_sha256"] == scan_sha256(case.image)
     except (C2FError, OSError, KeyError, TypeError):
         return False
 
@@ -146,7 +178,7 @@ def _write_probabilities(target: Path, organs: tuple[str, ...], maps: list[Organ
                 logits[(organs.index(m.organ), *m.box.slices[1:])] = m.coarse[z - m.box.start[0]]
         p = probabilities(logits)
         whole[0, z], whole[1:, z] = 1 - p.sum(0), p
-    path = _probabilities_path(target)
+    path = _extra_path(target, "probabilities")
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as f:
@@ -155,13 +187,42 @@ def _write_probabilities(target: Path, organs: tuple[str, ...], maps: list[Organ
     durable.write_with(path, write)
 
 
-def _check_memory(cascade: Cascade, path: Path, options: PredictOptions, before_gb: float) -> None:
+def _reference(case: Case, image: Image, options: PredictOptions) -> SeriesReference | None:
+    """What an RTSTRUCT or a SEG of the case will refer to, None where none is asked for.
+
+    ImageError, before anything is computed, where nothing can refer to the series: identifiers missing, or slices that are not axial.
+    """
+    if not {"rtstruct", "dicom_seg"}.intersection(options.extras):
+        return None
+    series = series_reference(case.image)
+    by_slice(series, image.geometry if options.rtstruct else image.source.geometry)
+    return series
+
+
+@cache
+def dicom_organs(labels: LabelSet) -> LabelSet:
+    """The organs as they are called in RTSTRUCT and SEG: by TG-263 where it has a name. Cached, so that its notes are logged once."""
+    return LabelSet(tuple(standard_names(labels.organs).values()), labels.ids)
+
+
+def _write_dicom(
+    target: Path, labels: LabelSet, ids: np.ndarray, image: Image, series: SeriesReference | None, options: PredictOptions
+) -> None:
+    """The RTSTRUCT and the SEG that are asked for, of canonical label ids (z, y, x)."""
+    if options.rtstruct:
+        write_rtstruct(_extra_path(target, "rtstruct"), ids, dicom_organs(labels), image.source, series)
+    if options.dicom_seg:
+        write_dicom_seg(_extra_path(target, "dicom_seg"), ids, dicom_organs(labels), image.source, series)
+
+
+def _check_memory(cascade: Cascade, scan: Scan, options: PredictOptions, before_gb: float) -> None:
     """C2FError where a scan, as its header has it, needs more memory than --max_memory."""
     most = options.max_memory_gb
     if most is None:
         return
-    need = before_gb + memory_estimate_gb(cascade, *read_grid(path), options.stage, options.save_probabilities)
+    need = before_gb + memory_estimate_gb(cascade, *scan_grid(scan), options.stage, options.save_probabilities)
     if need > most:
+        path = scan[0].parent if is_series(scan) else scan
         raise C2FError(f"{path}: predicting it needs about {need:.1f} GB, more than --max_memory {most:g}; raise it, or crop the scan")
 
 

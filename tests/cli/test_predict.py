@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from c2f_nnunet.cli import predict
+from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.inference.cascade import OrganReport
 from c2f_nnunet.inference.fusion import FUSION_VERSION, FusionFile
 from c2f_nnunet.io import records
 from c2f_nnunet.running import model
 from c2f_nnunet.running import predict as running
 from c2f_nnunet.running.predict import Predicted, PredictOptions
+from tests.io.test_dicom import VOXELS, slice_file, write_series
 
 
 @pytest.fixture
@@ -125,6 +127,41 @@ def test_a_folder_that_is_there_goes_before_one_of_the_data_set(tiny_planned, pr
     assert predicted.files == [Path("imagesTs/mine_0000.nii.gz")] and "reading" not in capsys.readouterr().out
 
 
+# DICOM
+
+
+@pytest.fixture
+def series(tmp_path) -> Path:
+    """A folder with one DICOM series in P01, and what is passed over."""
+    files = write_series(tmp_path / "scans" / "P01", VOXELS, Geometry(VOXELS.shape, (3.0, 2.0, 1.5)))
+    slice_file(files[0].parent, 0, name="rs", Modality="RTSTRUCT")
+    return tmp_path / "scans"
+
+
+@pytest.mark.parametrize("args, extras", [
+    ([], ()), (["--rtstruct"], ("rtstruct",)), (["--rtstruct", "--dicom_seg"], ("rtstruct", "dicom_seg")),
+])  # fmt: skip
+def test_a_dicom_series_is_a_case(tiny_planned, predicted, out, series, capsys, monkeypatch, args, extras):
+    monkeypatch.setattr(running, "find_spec", lambda name: name == "highdicom")
+    assert predict.main(tiny_planned.args("-i", series, "-o", out, "-device", "cpu", *args)) == 0
+    assert predicted.files == [tuple(series / "P01" / f"CT{k:03}.dcm" for k in range(4))] and predicted.options.extras == extras
+    shown = capsys.readouterr()
+    assert "1 cases, folds: " in shown.out and "passed over 1 RTSTRUCT files: P01/rs.dcm" in shown.err
+
+
+@pytest.mark.parametrize("option", ["--rtstruct", "--dicom_seg"])
+def test_what_refers_to_a_series_is_refused_for_other_scans_before_anything_is_computed(tiny_planned, predicted, out, fails, option):
+    error = fails(predict, tiny_planned, "-i", "imagesTs", "-o", out, "-device", "cpu", option)
+    assert f"s0_0000.nii.gz: is no DICOM series, and what {option} would write refers to the slices of one; give the series" in error
+    assert not out.exists() and not hasattr(predicted, "files")
+
+
+def test_a_seg_without_highdicom_is_refused_before_anything_is_computed(tiny_planned, predicted, out, series, fails, monkeypatch):
+    monkeypatch.setattr(running, "find_spec", lambda name: None)
+    error = fails(predict, tiny_planned, "-i", series, "-o", out, "-device", "cpu", "--dicom_seg")
+    assert "--dicom_seg: needs the package highdicom; install it" in error and not hasattr(predicted, "files")
+
+
 # What is shown and left, and how it ends
 
 
@@ -234,7 +271,8 @@ def test_a_wrong_value_is_named(misused, args, told):
 def test_help_names_every_option(helps):
     shown = helps(predict)
     for option in ("-i FOLDER", "-o OUT", "-d ID", "-pl PLAN", "--workspace DIR", "-m MODEL_FOLDER", "-f FOLD", "-chk {best,final}",
-                   "-device {cpu,cuda,mps}", "--stage {coarse,fine}", "--disable_tta ", "--save_probabilities ", "--continue_prediction ",
+                   "-device {cpu,cuda,mps}", "--stage {coarse,fine}", "--disable_tta ", "--save_probabilities ", "--rtstruct ",
+                   "--dicom_seg ", "--continue_prediction ",
                    "-num_parts N", "-part_id K", "--max_memory GB"):
         assert option in shown, option
     assert shown.endswith("example: c2f_predict -i imagesTs -o out -d 15")

@@ -7,6 +7,7 @@ import pytest
 
 from c2f_nnunet.data.dataset import prediction_cases, read_dataset
 from c2f_nnunet.errors import DatasetError, RecordError
+from tests.io.test_dicom import slice_file
 
 LABELS = {"background": 0, "Stem": 1, "Parotid_L": 3, "Parotid_R": 2}
 
@@ -181,6 +182,29 @@ def test_bad_prediction_folders(tmp_path, files, message):
     for file in files:
         (tmp_path / file).touch()
     with pytest.raises(DatasetError, match=message):
+        prediction_cases(tmp_path, ".nii.gz")
+
+
+def test_dicom_series_beside_images(tmp_path):
+    """Both are taken; a series whose folder is called as an image gets the end of its UID."""
+    for name in ("a_0000.nii.gz", "b_0000.nii.gz"):
+        (tmp_path / name).touch()
+    for name, uid in (("P01", "1.2.5"), ("B", "1.2.6")):
+        (tmp_path / name).mkdir()
+        for k in range(2):
+            slice_file(tmp_path / name, k, SeriesInstanceUID=uid)
+    cases = {c.id: c.image for c in prediction_cases(tmp_path, ".nii.gz")}
+    assert cases == {
+        "B_126": (tmp_path / "B" / "CT000.dcm", tmp_path / "B" / "CT001.dcm"),
+        "P01": (tmp_path / "P01" / "CT000.dcm", tmp_path / "P01" / "CT001.dcm"),
+        "a": tmp_path / "a_0000.nii.gz", "b": tmp_path / "b_0000.nii.gz",
+    }  # fmt: skip
+    assert list(cases) == sorted(cases)
+
+
+def test_a_folder_without_images_and_series_says_that_both_would_do(tmp_path):
+    slice_file(tmp_path, 0, Modality="MR")
+    with pytest.raises(DatasetError, match="no image there; expected files .*; a folder of DICOM CT series will do as well"):
         prediction_cases(tmp_path, ".nii.gz")
 
 

@@ -1,21 +1,30 @@
 """DICOM series: tiny synthetic ones, whole and broken, and two real ones."""
 import random
+import tempfile
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+import SimpleITK as sitk
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.uid import (
+    UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless,
+    JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid,
+)  # fmt: skip
 
 from c2f_nnunet.errors import ImageError
-from c2f_nnunet.io.dicom import find_series, read_series
+from c2f_nnunet.io.dicom import find_series, read_series, series_geometry
 from c2f_nnunet.io.images import read_label, write_label
 
 SERIES, FRAME = generate_uid(entropy_srcs=["series"]), generate_uid(entropy_srcs=["frame"])
 VOXELS = np.arange(4 * 2 * 3).reshape(4, 2, 3)  # stored values (slice, row, column); HU = value - 1024
 
 
-def slice_file(folder, k, **tags):
-    """Slice k of a series of 3 mm gaps, rows 2 mm and columns 1.5 mm apart; `tags` override its header, None removes."""
+def slice_file(folder, k, syntax=ExplicitVRLittleEndian, **tags):
+    """Slice k of a series of 3 mm gaps, rows 2 mm and columns 1.5 mm apart; `tags` override its header, None removes.
+
+    syntax: the transfer syntax that the file says its PixelData are in.
+    """
     header = pydicom.Dataset()
     header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, generate_uid()
     header.Modality, header.SeriesInstanceUID, header.FrameOfReferenceUID = "CT", SERIES, FRAME
@@ -28,16 +37,33 @@ def slice_file(folder, k, **tags):
     header.RescaleSlope, header.RescaleIntercept = 1, -1024
     header.PixelData = VOXELS[k % 4].astype(np.uint16).tobytes()
     for name, value in tags.items():
-        if value is None:
+        if isinstance(value, pydicom.DataElement):
+            header.add(value)
+        elif value is None:
             delattr(header, name)
         else:
             setattr(header, name, value)
     header.file_meta = pydicom.dataset.FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.TransferSyntaxUID = syntax
+    header["PixelData"].VR, header["PixelData"].is_undefined_length = "OB" if syntax.is_compressed else "OW", syntax.is_compressed
     header.file_meta.MediaStorageSOPClassUID, header.file_meta.MediaStorageSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
     path = folder / f"{tags.get('name', f'CT{k:03}')}.dcm"
     header.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_series(folder, hu, geometry, **tags):
+    """A CT (z, y, x) in canonical orientation as a DICOM series of signed HU; its files from the lowest slice on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    common = {
+        "Rows": hu.shape[1], "Columns": hu.shape[2], "PixelSpacing": list(geometry.spacing_mm[1:]), "PixelRepresentation": 1,
+        "RescaleIntercept": 0, "StudyInstanceUID": FRAME, **tags,
+    }  # fmt: skip
+    places = np.round([geometry.world((k, 0, 0)) for k in range(len(hu))], 3).tolist()
+    return [
+        slice_file(folder, k, **{"ImagePositionPatient": place, "PixelData": hu[k].astype(np.int16).tobytes(), **common})
+        for k, place in enumerate(places)
+    ]
 
 
 @pytest.fixture
@@ -83,6 +109,15 @@ def test_feet_first_and_prone_become_canonical(folder):
     np.testing.assert_allclose(image.geometry.world((3, 1, 2)), (10, -20, 30))  # the first file's first pixel
 
 
+def test_the_geometry_alone_is_that_of_the_image(folder):
+    for k in range(4):  # turned, so that the canonical order is another one than the file's
+        slice_file(folder, k, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0], ImagePositionPatient=[10, -20, 30 - 3 * k])
+    assert series_geometry(folder) == read_series(folder).geometry
+    (folder / "CT001.dcm").unlink()
+    with pytest.raises(ImageError, match="1 slice is missing"):
+        series_geometry(folder)
+
+
 def test_a_coronal_series(folder):
     for k in range(4):  # rows run left, columns to inferior, slices to posterior
         slice_file(folder, k, ImageOrientationPatient=[1, 0, 0, 0, 0, -1], ImagePositionPatient=[0, 3 * k, 0])
@@ -118,6 +153,112 @@ def test_finding_series(folder):
     (folder / "LICENSE").write_text("no DICOM " * 50)
     (folder / "empty").touch()
     assert find_series(folder) == {SERIES: (folder / "CT000.dcm", folder / "CT001.dcm"), other: (second,)}
+
+
+# What the scanner did not see, and other ways to store voxels
+
+RING = np.ones((5, 5), bool)
+RING[1:4, 1:4] = False
+
+
+@pytest.mark.parametrize("padding, dtype, intercept", [
+    (65535, np.uint16, -1024),  # as a number it would be dense bone
+    (-2000, np.int16, 0),
+    (0, np.uint16, 0),  # 0 HU: water
+    (pydicom.DataElement("PixelPaddingValue", "US", 63536), np.int16, -1024),  # -2000, written as an unsigned number
+])  # fmt: skip
+def test_padding_outside_the_field_of_view_is_air(folder, padding, dtype, intercept):
+    stored = padding.value - 65536 if isinstance(padding, pydicom.DataElement) else padding
+    values = np.where(RING, stored, 1100)
+    values[2, 2] = stored  # inside, it is no padding
+    signed = int(dtype is np.int16)
+    whole(folder, Rows=5, Columns=5, PixelPaddingValue=padding, RescaleIntercept=intercept, PixelRepresentation=signed,
+          PixelData=values.astype(dtype).tobytes())  # fmt: skip
+    hu = read_series(folder).array[1]
+    assert (hu[RING] == -1024).all() and hu[2, 2] == stored + intercept
+    assert (hu[~RING] == 1100 + intercept).sum() == 8
+
+
+def test_a_range_of_padding(folder):
+    values = np.where(RING, -2000, 40)
+    values[0] = [-1990, -1995, -1989, -2001, -2000]
+    whole(folder, Rows=5, Columns=5, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990, PixelRepresentation=1, RescaleSlope=0.5,
+          RescaleIntercept=0, PixelData=values.astype(np.int16).tobytes())  # fmt: skip
+    hu = read_series(folder).array[0]
+    np.testing.assert_array_equal(hu[0], [-1024, -1024, -1989 / 2, -2001 / 2, -1024])
+    np.testing.assert_array_equal(hu[1], [-1024, 20, 20, 20, -1024])
+
+
+def test_without_padding_no_value_is_touched(folder):
+    values = np.where(RING, -2000, 40)
+    whole(folder, Rows=5, Columns=5, PixelRepresentation=1, RescaleIntercept=0, PixelData=values.astype(np.int16).tobytes())
+    np.testing.assert_array_equal(read_series(folder).array[3], values)
+
+
+def compressed(hu, compressor) -> tuple[bytes, UID]:
+    """(PixelData, transfer syntax) of signed values (rows, columns), as SimpleITK's writer compresses them."""
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    with tempfile.TemporaryDirectory() as folder:
+        writer.SetFileName(f"{folder}/one.dcm")
+        writer.Execute(sitk.GetImageFromArray(hu[None].astype(np.int16)))
+        written = pydicom.dcmread(f"{folder}/one.dcm")
+        return written.PixelData, written.file_meta.TransferSyntaxUID
+
+
+SMOOTH = (np.hypot(*np.mgrid[:64, :48]) * 10 - 900).astype(np.int16)  # a slice of 64 × 48
+
+
+def stored_as(folder, compressor, harm=lambda frame: frame):
+    """Four slices of SMOOTH, the third one's stream harmed."""
+    data, syntax = compressed(SMOOTH, compressor)
+    harmed = encapsulate([harm(get_frame(data, 0, number_of_frames=1))])
+    for k in range(4):
+        stored = harmed if k == 2 else data
+        slice_file(folder, k, syntax, Rows=64, Columns=48, PixelRepresentation=1, RescaleIntercept=-24, PixelData=stored)
+    return syntax
+
+
+@pytest.mark.parametrize("compressor, syntax", [
+    ("JPEG2000", JPEG2000Lossless), ("JPEG", JPEGLosslessSV1), ("JPEGLS", JPEGLSLossless), ("RLE", RLELossless),
+])  # fmt: skip
+def test_compressed_voxels(folder, compressor, syntax):
+    assert stored_as(folder, compressor) == syntax
+    image = read_series(folder)
+    for k in range(4):
+        np.testing.assert_array_equal(image.array[k], SMOOTH - 24)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG", "JPEGLS"])
+@pytest.mark.parametrize("harm", [lambda f: f[:-2], lambda f: f[: len(f) // 2], lambda f: b"\0" * len(f), lambda f: f[10:]])
+def test_a_cut_stream_is_not_read_as_far_as_it_goes(folder, compressor, harm):
+    stored_as(folder, compressor, harm)
+    refused(folder, "CT002.dcm: truncated or damaged: its JPEG .* stream has no beginning or no end; copy or export it again")
+
+
+@pytest.mark.parametrize("last, name", [(b"92", "JPEG 2000 Part 2 Multi-component"), (b"99", r"1\.2\.840\.10008\.1\.2\.4\.99")])
+def test_a_compression_that_is_not_read_is_named(folder, last, name):
+    stored_as(folder, "JPEG2000")
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4." + last))
+    refused(folder, f"CT000.dcm: its voxels are stored as {name}.*, which is not read; export the series uncompressed")
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_other_uncompressed_files(folder, syntax):
+    for k in range(4):
+        slice_file(folder, k, syntax)
+    np.testing.assert_array_equal(read_series(folder).array, VOXELS - 1024)
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+def test_twelve_bits_in_sixteen(folder, signed):
+    stored = VOXELS * 100 - 1000 * signed
+    for k in range(4):
+        slice_file(folder, k, BitsStored=12, HighBit=11, PixelRepresentation=signed, PixelData=stored[k].astype(np.int16).tobytes())
+    np.testing.assert_array_equal(read_series(folder).array, stored - 1024)
 
 
 # Broken series: each sentence names the slices

@@ -5,16 +5,21 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from c2f_nnunet.cli import predict as command
-from c2f_nnunet.data.dataset import Case
-from c2f_nnunet.geometry import Box, Geometry, reorientation
+from c2f_nnunet.data.dataset import Case, read_dataset
+from c2f_nnunet.geometry import Box, Geometry, reorientation, same_grid
 from c2f_nnunet.inference.cascade import OrganMaps
 from c2f_nnunet.inference.fusion import probabilities
-from c2f_nnunet.io.images import Image, Source
+from c2f_nnunet.io.images import Image, Source, read_image, read_label
+from c2f_nnunet.io.rtstruct_in import full_mask, read_rtstruct
+from c2f_nnunet.io.series import series_reference
+from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.running import predict as running
-from c2f_nnunet.running.predict import part_of
+from c2f_nnunet.running.predict import dicom_organs, part_of
+from tests.io.test_dicom import write_series
 
 
 def predict(tiny, source, out, *args) -> int:
@@ -118,3 +123,83 @@ def test_probabilities_are_the_softmax_of_all_organs_over_the_whole_scan(tmp_pat
     p = probabilities(logits)
     expected = np.concatenate([1 - p.sum(0, keepdims=True), p]).astype(np.float16)
     np.testing.assert_array_equal(np.load(tmp_path / "case.npz")["probabilities"], expected)
+
+
+# DICOM series
+
+
+@pytest.fixture
+def series(tiny_trained, tmp_path) -> Path:
+    """The first test scan as a DICOM series, in the sub-folder P01 of a folder."""
+    ct = read_image(tiny_trained.raw / "imagesTs" / "s0_0000.nii.gz")
+    write_series(tmp_path / "scans" / "P01", ct.array, ct.geometry, PatientID="HN 1", PatientName="Doe^Jane")
+    return tmp_path / "scans"
+
+
+def test_a_series_gives_what_its_nifti_file_gives(tiny_trained, predicted, series, tmp_path):
+    out = tmp_path / "out"
+    assert predict(tiny_trained, series, out, "--save_probabilities") == 0
+    assert {f.name for f in out.iterdir()} == {"dataset.json", "P01.json", "P01.nii.gz", "P01.npz"}
+    a, b = read_label(predicted / "s0.nii.gz"), read_label(out / "P01.nii.gz")
+    np.testing.assert_array_equal(a.array, b.array)
+    assert same_grid(a.geometry, b.geometry)
+    assert json.loads((out / "P01.json").read_text())["organs"] == json.loads((predicted / "s0.json").read_text())["organs"]
+
+
+def test_continuing_redoes_a_series_of_which_any_file_changed(tiny_trained, series, tmp_path):
+    out = tmp_path / "out"
+
+    def redone(*args) -> bool:
+        before = (out / "P01.json").stat().st_mtime_ns if out.exists() else 0
+        assert predict(tiny_trained, series, out, "--continue_prediction", "--stage", "coarse", *args) == 0
+        return (out / "P01.json").stat().st_mtime_ns != before
+
+    assert redone() and not redone()
+    (series / "P01" / "CT010.dcm").rename(series / "P01" / "other.dcm")
+    assert not redone()
+    content = bytearray((series / "P01" / "other.dcm").read_bytes())
+    content[-1] ^= 1
+    (series / "P01" / "other.dcm").write_bytes(content)
+    assert redone() and not redone()
+
+
+def test_an_rtstruct_refers_to_the_series_and_holds_what_the_label_map_holds(tiny_trained, series, tmp_path):
+    out, files = tmp_path / "out", sorted((series / "P01").iterdir())
+    assert predict(tiny_trained, series, out, "--rtstruct") == 0
+    assert {f.name for f in out.iterdir()} == {"dataset.json", "P01.json", "P01.nii.gz", "P01_rtstruct.dcm"}
+    label, organs = read_label(out / "P01.nii.gz"), read_dataset(tiny_trained.raw).labels
+    rtstruct = read_rtstruct(out / "P01_rtstruct.dcm", label.geometry, series_reference(files))
+    assert not rtstruct.notes and not any("position" in note for s in rtstruct.structures for note in s.notes)
+    there = [(organ, i) for organ, i in zip(organs.organs, organs.ids) if (label.array == i).any()]
+    assert [s.name for s in rtstruct.structures if s.polygons] == [organ for organ, _ in there] and there
+    for s, (_, i) in zip(rtstruct.structures, there):
+        np.testing.assert_array_equal(full_mask(rtstruct, s), label.array == i)
+
+
+def test_organs_have_their_tg_263_names_in_dicom():
+    labels = LabelSet(("BrainStem", "Optic-Nerve-Lt", "Gland"), (1, 2, 7))
+    assert dicom_organs(labels) == LabelSet(("Brainstem", "OpticNrv_L", "Gland"), (1, 2, 7))
+
+
+def test_continuing_makes_an_rtstruct_that_is_missing_or_cut(tiny_trained, series, tmp_path):
+    out = tmp_path / "out"
+    target = out / "P01_rtstruct.dcm"
+
+    def redone(*args) -> bool:
+        before = (out / "P01.json").stat().st_mtime_ns if out.exists() else 0
+        assert predict(tiny_trained, series, out, "--continue_prediction", "--stage", "coarse", *args) == 0
+        return (out / "P01.json").stat().st_mtime_ns != before
+
+    assert redone() and redone("--rtstruct") and not redone("--rtstruct") and not redone()
+    target.write_bytes(target.read_bytes()[:500])
+    assert not redone() and redone("--rtstruct") and target.stat().st_size > 500
+
+
+def test_a_series_that_nothing_can_refer_to_is_told_before_it_is_computed(tiny_trained, series, tmp_path, capsys):
+    for path in (series / "P01").iterdir():
+        header = pydicom.dcmread(path)
+        del header.StudyInstanceUID
+        header.save_as(path)
+    assert predict(tiny_trained, series, tmp_path / "out", "--rtstruct") == 3
+    assert "its header has no StudyInstanceUID, so nothing can refer to it" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "P01.nii.gz").exists()

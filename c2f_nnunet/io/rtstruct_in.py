@@ -1,0 +1,269 @@
+"""RTSTRUCT in: the contours of each structure on a CT's canonical grid, and from there to masks, one structure at a time.
+
+Where a contour lies is decided by its points, which are millimetres in the patient; the slices that it refers to only tell whether it was
+drawn on this CT. Nothing is added between contours: a slice without one is empty. Every departure from the plain case is told in `notes`,
+and what cannot be used without guessing in `refusal`.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataelem import RawDataElement
+from pydicom.errors import InvalidDicomError
+
+from ..errors import ImageError
+from ..geometry import Box, Geometry, uncrop
+from .polygons import ON_EDGE_VOXELS, fill
+from .series import SeriesReference, reading
+
+ON_SLICE = 0.1  # of the distance between slices: what is nearer to a slice than this lies on it, rounding included
+FARTHEST_VOXELS = 1e6  # a point farther off than this comes from a damaged file
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "INTERPOLATED_PLANAR")  # the last is no standard's, but some systems write it
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """One structure (ROI). polygons: slice → its closed contours (n, 2) there, in fractional (row, column) indices of the CT's grid.
+
+    colour: display colour, red, green and blue in 0 … 255, None where there is none. interpreted_type: such as "ORGAN" or "PTV", "" where
+    there is none. notes: what the reader of a mask should know. refusal: why there is no mask of it, "" where there is one.
+    """
+
+    number: int
+    name: str
+    colour: tuple[int, int, int] | None
+    interpreted_type: str
+    polygons: dict[int, tuple[np.ndarray, ...]]
+    notes: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RTStruct:
+    """The structures of one file for a CT of this shape (z, y, x); notes: on the file as a whole."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    label: str
+    structures: tuple[Structure, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Contour:
+    """A contour as stored. points: (n, 3) fractional (z, y, x) indices. instances: SOP instance UIDs of the slices it refers to."""
+
+    kind: str
+    points: np.ndarray
+    instances: tuple[str, ...]
+
+
+def read_rtstruct(path: str | Path, geometry: Geometry, series: SeriesReference) -> RTStruct:
+    """An RTSTRUCT's structures on the canonical grid of a CT, the one of `series`; their masks are made by `structure_mask`.
+
+    ImageError where the file is damaged, no RTSTRUCT, or holds contours but none that can be used for this CT. A structure that alone
+    cannot be used has a `refusal`: it is drawn in another frame of reference and refers to no slice of this CT (coordinates of two
+    frames are not comparable without a registration, PS3.3 C.7.4.1), or its contours do not lie in this CT's slices. A frame of another
+    name is let pass, with a note, where the contours refer to slices of this CT: anonymisers often rename the frames of CT and RTSTRUCT
+    apart, and the references say what was drawn on. References to other slices are let pass, with a note, in the CT's own frame.
+    """
+    path = Path(path)
+    with reading(path):
+        try:
+            dataset = pydicom.dcmread(path)
+        except InvalidDicomError:
+            raise ImageError(f"{path}: is no DICOM file; give the RTSTRUCT of the series") from None
+        if dataset.get("Modality") != "RTSTRUCT":
+            raise ImageError(f"{path}: is {dataset.get('Modality') or 'of no modality'} and no RTSTRUCT; give the RTSTRUCT of the series")
+        _check_whole(path, dataset)
+        drawn, kinds, named = _drawn(path, dataset, geometry), _interpreted_types(dataset), series.series in _named_series(dataset)
+        structures, seen = [], Counter()
+        for item in dataset.get("StructureSetROISequence") or ():
+            number = int(item.ROINumber)
+            seen[number] += 1
+            colour, contours = drawn.pop(number, (None, ()))
+            frame = str(item.get("ReferencedFrameOfReferenceUID") or _only_frame(dataset))
+            plain = Structure(number, str(item.get("ROIName") or f"ROI {number}").strip(), colour, kinds.get(number, ""), {})
+            structures.append(_structure(plain, contours, frame, named, geometry, series))
+        label = str(dataset.get("StructureSetLabel") or "")
+    twice = [str(number) for number, count in seen.items() if count > 1]
+    if twice or not structures:
+        what = f"gives the number {', '.join(twice)} to several structures" if twice else "names no structures"
+        raise ImageError(f"{path}: {what}; export it again")
+    _check_usable(path, structures)
+    notes = [f"contours of number {number}, which no structure has, are left out" for number, (_, contours) in drawn.items() if contours]
+    return RTStruct(path, geometry.shape, label, tuple(structures), tuple(notes))
+
+
+def structure_mask(rtstruct: RTStruct, structure: Structure) -> tuple[np.ndarray, Box]:
+    """A structure's mask (z, y, x) in a box that holds it, and the box; ImageError for a refused structure, an empty box for an empty one.
+
+    A voxel belongs to it where its centre lies inside the contours of its slice by the even-odd rule, or on one (see polygons.fill).
+    """
+    if structure.refusal:
+        raise ImageError(f"{rtstruct.path}: '{structure.name}': {structure.refusal}; leave it out or draw it on this CT")
+    if not structure.polygons:
+        return np.zeros((0, 0, 0), bool), Box((0, 0, 0), (0, 0, 0))
+    points = np.concatenate([polygon for polygons in structure.polygons.values() for polygon in polygons])
+    low, high = np.floor(points.min(axis=0) - ON_EDGE_VOXELS), np.ceil(points.max(axis=0) + ON_EDGE_VOXELS) + 1
+    box = Box((min(structure.polygons), *map(int, low)), (max(structure.polygons) + 1, *map(int, high))).clipped(rtstruct.shape)
+    mask = np.zeros(box.shape, bool)
+    for z, polygons in structure.polygons.items():
+        mask[z - box.start[0]] = fill(polygons, box.start[1:], box.shape[1:])
+    return mask, box
+
+
+def full_mask(rtstruct: RTStruct, structure: Structure) -> np.ndarray:
+    """A structure's mask on the whole grid (z, y, x); as `structure_mask`."""
+    mask, box = structure_mask(rtstruct, structure)
+    return uncrop(mask, box, rtstruct.shape)
+
+
+# What the file says
+
+
+def _check_whole(path: Path, dataset: pydicom.Dataset) -> None:
+    """ImageError where the file ends too early: pydicom would read what is left of a cut sequence without a word."""
+    for element in dataset.elements():
+        if isinstance(element, RawDataElement) and element.length != 0xFFFFFFFF and len(element.value or b"") < element.length:
+            raise ImageError(f"{path}: truncated: it ends within {element.tag}; copy or export it again")
+    if "ROIContourSequence" not in dataset:
+        raise ImageError(f"{path}: has no ROIContourSequence, so nothing is drawn in it or it is truncated; export it again")
+
+
+def _drawn(path: Path, dataset: pydicom.Dataset, geometry: Geometry) -> dict[int, tuple]:
+    """ROI number → (colour or None, its contours)."""
+    found = {}
+    for item in dataset.get("ROIContourSequence") or ():
+        number = int(item.ReferencedROINumber)
+        colour = tuple(int(v) for v in item.get("ROIDisplayColor") or ())
+        contours = [_contour(path, number, contour, geometry) for contour in item.get("ContourSequence") or ()]
+        before = found.get(number, (None, []))
+        found[number] = (colour if len(colour) == 3 else before[0], before[1] + contours)
+    return found
+
+
+def _contour(path: Path, number: int, item: pydicom.Dataset, geometry: Geometry) -> _Contour:
+    """One item of a contour sequence, its points as indices; ImageError where they are no finite triples within reach."""
+    stored = item.get_item("ContourData") if "ContourData" in item else None
+    values = [] if stored is None or stored.value is None else stored.value
+    if isinstance(values, bytes):  # not parsed by pydicom, which makes an object of each of perhaps a million numbers
+        values = values.decode("ascii").strip(" \0")
+        values = values.split("\\") if values else []
+    points = np.array(values, float).ravel()
+    if points.size % 3 == 0:
+        points = geometry.index(points.reshape(-1, 3))
+    if points.ndim != 2 or not (np.abs(points) < FARTHEST_VOXELS).all():
+        raise ImageError(f"{path}: a contour of ROI number {number} is damaged (no points of three finite numbers near the CT); "
+                         "export it again")
+    instances = [str(image.get("ReferencedSOPInstanceUID") or "") for image in item.get("ContourImageSequence") or ()]
+    return _Contour(str(item.get("ContourGeometricType") or "unknown"), points, tuple(filter(None, instances)))
+
+
+def _interpreted_types(dataset: pydicom.Dataset) -> dict[int, str]:
+    return {int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "")
+            for item in dataset.get("RTROIObservationsSequence") or () if item.get("ReferencedROINumber") is not None}
+
+
+def _named_series(dataset: pydicom.Dataset) -> set[str]:
+    """The series that the structure set as a whole refers to."""
+    return {str(item.get("SeriesInstanceUID") or "") for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ()
+            for study in frame.get("RTReferencedStudySequence") or () for item in study.get("RTReferencedSeriesSequence") or ()}
+
+
+def _only_frame(dataset: pydicom.Dataset) -> str:
+    """The one frame of reference that the structure set names; "" where it names none or several."""
+    frames = {str(item.get("FrameOfReferenceUID") or "") for item in dataset.get("ReferencedFrameOfReferenceSequence") or ()}
+    frames = frames or {str(dataset.get("FrameOfReferenceUID") or "")}
+    return frames.pop() if len(frames) == 1 else ""
+
+
+# What of it can be used on this CT
+
+
+def _structure(plain: Structure, contours, frame: str, named: bool, geometry: Geometry, series: SeriesReference) -> Structure:
+    """The structure with its polygons by slice, or with its refusal, and with its notes. named: whether the file names the CT's series."""
+
+    def made(notes, polygons=None, refusal: str = "") -> Structure:
+        return Structure(plain.number, plain.name, plain.colour, plain.interpreted_type, polygons or {}, tuple(notes), refusal)
+
+    notes, others = [], Counter(c.kind for c in contours if c.kind not in CLOSED)
+    notes += [f"{_count(n, 'contour')} of type {kind} {'is' if n == 1 else 'are'} passed over" for kind, n in sorted(others.items())]
+    closed = [c for c in contours if c.kind in CLOSED and len(c.points)]
+    if not closed:
+        return made([*notes, "empty: it has no closed contours"])
+    here = {instance.uid for instance in series.instances}
+    refers = any(not here.isdisjoint(c.instances) or (named and not c.instances) for c in closed)
+    if frame and series.frame and frame != series.frame:
+        if not refers:
+            return made(notes, None, "it is drawn in another frame of reference than the CT's and does not refer to the CT")
+        notes.append("its frame of reference is not the CT's, but it refers to the CT")
+    elif not refers and not (frame and series.frame):
+        notes.append("it names no frame of reference: taken as the CT's")
+    spans = [float(np.ptp(c.points[:, 0])) for c in closed]
+    if max(spans) > ON_SLICE:
+        tilted = sum(span > ON_SLICE for span in spans)
+        return made(notes, None, f"{_count(tilted, 'contour')} of {len(closed)} not in the plane of the CT's axial slices "
+                                 f"(through up to {max(spans) * geometry.spacing_mm[0]:.3g} mm of them)")
+    polygons, placed = _by_slice(closed, geometry.shape)
+    return made([*notes, *_reference_notes(closed, geometry, series, here), *placed], polygons)
+
+
+def _reference_notes(closed: list[_Contour], geometry: Geometry, series: SeriesReference, here: set[str]) -> list[str]:
+    """How the slices that the contours refer to differ from those where they lie."""
+    bare = sum(not c.instances for c in closed)
+    foreign = sum(bool(c.instances) and not here.intersection(c.instances) for c in closed)
+    depth = dict(zip((i.uid for i in series.instances), geometry.index([i.position_mm for i in series.instances])[:, 0]))
+    apart = sum(bool(here.intersection(c.instances)) and
+                min(abs(depth[uid] - c.points[0, 0]) for uid in here.intersection(c.instances)) > 0.5 + ON_SLICE for c in closed)
+    told = ((bare, "to no slice"), (foreign, "to slices of another series"), (apart, "to another slice than it lies on"))
+    return [f"{_count(n, 'contour')} referring {what}: matched by position" for n, what in told if n]
+
+
+def _by_slice(closed: list[_Contour], shape) -> tuple[dict[int, tuple[np.ndarray, ...]], list[str]]:
+    """Slice → polygons (row, column), and notes. Of several planes of contours nearest to one slice, the nearest is taken.
+
+    Contours of two planes must not be filled together: one inside another would make a hole.
+    """
+    z = np.array([np.median(c.points[:, 0]) for c in closed])
+    order = np.argsort(z, kind="stable")
+    plane = np.cumsum(np.concatenate([[0], np.diff(z[order]) > ON_SLICE]))
+    found, outside, between, second = {}, 0, 0, 0  # slice → (distance, contours)
+    for number in range(plane[-1] + 1):
+        members = [closed[i] for i in order[plane == number]]
+        place = float(z[order[plane == number]].mean())
+        k = int(np.floor(place + 0.5))
+        distance = abs(place - k)
+        if not 0 <= k < shape[0]:
+            outside += len(members)
+            continue
+        between += len(members) if distance > ON_SLICE else 0
+        if k in found:
+            second += len(members if distance >= found[k][0] else found[k][1])
+        if k not in found or distance < found[k][0]:
+            found[k] = (distance, members)
+    polygons = {k: tuple(c.points[:, 1:] for c in members) for k, (_, members) in sorted(found.items())}
+    gap = max(polygons) - min(polygons) + 1 - len(polygons) if polygons else 0
+    beyond = sum(bool((p < -0.5).any() or (p > np.array(shape[1:]) - 0.5).any()) for ps in polygons.values() for p in ps)
+    few = sum(len(p) < 3 for ps in polygons.values() for p in ps)
+    told = ((outside, "above or below the CT: left out"), (between, "between slices: put on the nearest"),
+            (second, "nearest to a slice that has nearer ones: left out"), (beyond, "reaching beyond the CT's edge: cut there"),
+            (few, "of one or two points: voxels under them only"))
+    notes = [f"{_count(n, 'contour')} {what}" for n, what in told if n]
+    return polygons, notes + ([f"{_count(gap, 'slice')} between its first and its last contour left empty"] if gap else [])
+
+
+def _check_usable(path: Path, structures: list[Structure]) -> None:
+    """ImageError where every structure that has contours is refused."""
+    refused = [s for s in structures if s.refusal]
+    if refused and not any(s.polygons for s in structures):
+        raise ImageError(f"{path}: no structure can be used on this CT; '{refused[0].name}': {refused[0].refusal}; "
+                         "give the CT that the contours were drawn on")
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"

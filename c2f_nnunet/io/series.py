@@ -1,0 +1,107 @@
+"""What a DICOM series says beyond its voxels: the patient, the study, and the object behind each slice.
+
+RTSTRUCT and SEG refer to these. Images carry none of it, so that what names a patient goes only where a standard asks for it.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable
+
+import numpy as np
+import pydicom
+from pydicom.datadict import dictionary_VR
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.valuerep import validate_value
+
+from ..errors import ImageError
+from ..geometry import Geometry
+from .survey import read_header, reading
+
+PLACE_SLICES = 0.1  # how far from a slice of the grid, in slices, a file may lie and still be that slice
+COPIED = (  # the attributes that every object of a patient and study shares: type 1 and 2 of PS3.3 C.7.1.1 and C.7.2.1, and the description
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID",
+    "AccessionNumber", "StudyDescription",
+)  # fmt: skip
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient")
+_TAGS = [*_NEEDED, "FrameOfReferenceUID", "SpecificCharacterSet", *COPIED]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One slice's file: its SOP class and instance UID, and the LPS centre of its first pixel in mm."""
+
+    path: Path
+    sop_class: str
+    uid: str
+    position_mm: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SeriesReference:
+    """A series as other DICOM objects refer to it. frame: frame of reference UID, "" where there is none.
+
+    attributes: (keyword, value) of COPIED; the value is "" where it is missing or breaks the rules of its type.
+    """
+
+    study: str
+    series: str
+    frame: str
+    attributes: tuple[tuple[str, str], ...]
+    instances: tuple[Instance, ...]
+
+
+def series_reference(files: Iterable[str | Path]) -> SeriesReference:
+    """What the headers of one series' files say, in the order given; ImageError for what is no DICOM, damaged, or of several series."""
+    headers = [(Path(path), _read(Path(path))) for path in files]
+    if not headers:
+        raise ImageError("no files of a DICOM series are given; give the series that the contours belong to")
+    path, first = headers[0]
+    instances = []
+    for other, header in headers:
+        with reading(other):
+            if header.SeriesInstanceUID != first.SeriesInstanceUID:
+                raise ImageError(f"{other}: is of another series than {path.name}; give the files of one series only")
+            position = tuple(float(v) for v in header.ImagePositionPatient)
+            if len(position) != 3 or not np.isfinite(position).all():
+                raise ImageError(f"{other}: its position {position} is damaged; export it again")
+            instances.append(Instance(other, str(header.SOPClassUID), str(header.SOPInstanceUID), position))
+    with reading(path):
+        attributes = tuple((keyword, _text(first, keyword)) for keyword in COPIED)
+        frame = str(first.get("FrameOfReferenceUID") or "")
+        return SeriesReference(str(first.StudyInstanceUID), str(first.SeriesInstanceUID), frame, attributes, tuple(instances))
+
+
+def by_slice(series: SeriesReference, geometry: Geometry) -> tuple[Instance, ...]:
+    """The series' instances in the order of the grid's slices (axis 0); ImageError unless they are one for each slice, in its place."""
+    place = geometry.index([instance.position_mm for instance in series.instances])[:, 0]
+    nearest = np.rint(place).astype(int)
+    order = np.argsort(nearest, kind="stable")
+    if not np.array_equal(nearest[order], np.arange(geometry.shape[0])) or np.abs(place - nearest).max() > PLACE_SLICES:
+        raise ImageError(f"{series.instances[0].path.parent}: the {len(series.instances)} slices of the series are not the "
+                         f"{geometry.shape[0]} axial slices of the label map; give the series that was segmented, and an axial one")
+    return tuple(series.instances[i] for i in order)
+
+
+def _read(path: Path) -> pydicom.Dataset:
+    try:
+        header = read_header(path, _TAGS)
+    except InvalidDicomError:
+        raise ImageError(f"{path}: is no DICOM file; give the files of one series only") from None
+    with reading(path):
+        missing = [tag for tag in _NEEDED if header.get(tag) in (None, "")]
+    if missing:
+        raise ImageError(f"{path}: its header has no {', '.join(missing)}, so nothing can refer to it; export the series again")
+    return header
+
+
+def _text(header: pydicom.Dataset, keyword: str) -> str:
+    """An attribute as text, "" where it is missing, of several values, or breaks its type's rules as some anonymisers' do."""
+    value = header.get(keyword)
+    text = "" if value is None or isinstance(value, MultiValue) else str(value)
+    try:
+        validate_value(dictionary_VR(keyword), text, pydicom.config.RAISE)
+    except ValueError:
+        return ""
+    return text

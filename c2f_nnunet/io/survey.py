@@ -1,0 +1,135 @@
+"""What DICOM files lie in a folder: CT series to read, and what is passed over. Reads headers only, by pydicom."""
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import (
+    CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, MediaStorageDirectoryStorage,
+)  # fmt: skip
+
+from ..errors import ImageError
+from .images import IMAGE_ENDINGS, stated
+
+NO_DICOM = "no DICOM"
+_CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+_ABOUT = ("SeriesInstanceUID", "PatientID", "FrameOfReferenceUID")
+_TAGS = ["SOPClassUID", "Modality", "ImageType", *_ABOUT]
+_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of one CT series, sorted by path. uid: "" for damaged files alone. patient, frame: PatientID and FrameOfReferenceUID, ""
+    where there is none.
+    """
+
+    uid: str
+    patient: str
+    files: tuple[Path, ...]
+    frame: str = ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a folder: its CT series, and by kind ("RTSTRUCT", "CT localiser", NO_DICOM, …) the files beside them.
+
+    damaged: DICOM file → why its header cannot be read. Such a file may belong to any series of its folder, and is
+    listed in each of them so that reading these refuses it by name; where there is none, in a series of its own.
+    """
+
+    series: tuple[Series, ...]
+    others: dict[str, tuple[Path, ...]]
+    damaged: dict[Path, str]
+
+
+def survey(folder: str | Path) -> Survey:
+    """What a folder and its sub-folders hold; hidden files, and images of other formats, are left out."""
+    folder = Path(folder)
+    slices, others, uids_in, about, damaged = defaultdict(list), defaultdict(list), defaultdict(set), {}, {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if path.name.lower().endswith(IMAGE_ENDINGS) or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        try:
+            kind, uid, *texts = _kind(path)
+        except ImageError as e:
+            damaged[path] = str(e)
+            continue
+        if kind == "CT":
+            slices[uid].append(path)
+            uids_in[path.parent].add(uid)
+            about.setdefault(uid, texts)
+        else:
+            others[kind].append(path)
+    alone = defaultdict(list)
+    for path in damaged:
+        beside = [slices[uid] for uid in uids_in.get(path.parent, ())]
+        for files in beside or [alone[path.parent]]:
+            files.append(path)
+    series = [Series(uid, about[uid][0], tuple(sorted(files)), about[uid][1]) for uid, files in slices.items()]
+    series += [Series("", "", tuple(files)) for files in alone.values()]
+    return Survey(tuple(series), {kind: tuple(paths) for kind, paths in others.items()}, damaged)
+
+
+def find_series(folder: str | Path) -> dict[str, tuple[Path, ...]]:
+    """Series UID → its files, for every CT series in a folder and its sub-folders; ImageError for a damaged file among them."""
+    found = survey(folder)
+    if found.damaged:
+        raise ImageError(next(iter(found.damaged.values())))
+    return {series.uid: series.files for series in found.series}
+
+
+def rtstruct_references(path: Path) -> tuple[set[str], set[str]]:
+    """(series UIDs, frame of reference UIDs) that an RTSTRUCT says it was drawn on; ImageError where its header is damaged."""
+    header = read_header(path, ["ReferencedFrameOfReferenceSequence", "FrameOfReferenceUID"])
+    with reading(path):
+        frames = header.get("ReferencedFrameOfReferenceSequence") or ()
+        studies = [study for frame in frames for study in frame.get("RTReferencedStudySequence") or ()]
+        series = {str(s.get("SeriesInstanceUID") or "") for study in studies for s in study.get("RTReferencedSeriesSequence") or ()}
+        named = {str(item.get("FrameOfReferenceUID") or "") for item in (*frames, header)}
+        return series - {""}, named - {""}
+
+
+@contextmanager
+def reading(path: Path):
+    """`stated`, and what pydicom raises on damaged headers besides."""
+    try:
+        with stated(path):
+            yield
+    except (AttributeError, TypeError, BytesLengthException) as e:
+        raise ImageError(f"{path}: its DICOM header is damaged ({type(e).__name__}); export the series again") from e
+
+
+def read_header(path: Path, tags: list[str] | None = None) -> pydicom.Dataset:
+    """A file's header without the voxels. InvalidDicomError where it is no DICOM at all, ImageError where it is damaged."""
+    with reading(path):
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+
+
+def _kind(path: Path) -> tuple[str, str, str, str]:
+    """(kind, and as texts the tags of _ABOUT); kind: "CT" for a slice, else a modality, a class of objects or NO_DICOM.
+
+    ImageError where the header is damaged.
+    """
+    try:
+        header = read_header(path, _TAGS)
+    except InvalidDicomError:
+        if path.suffix.lower() in _DICOM_ENDINGS:  # an emptied or overwritten slice must not pass unseen
+            raise ImageError(f"{path}: is no DICOM file; copy or export it again, or remove it") from None
+        return NO_DICOM, "", "", ""
+    with reading(path):
+        storage = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        kind = header.get("Modality")
+        if storage == MediaStorageDirectoryStorage:
+            kind = "DICOMDIR"
+        elif not kind or not header.get("SeriesInstanceUID"):
+            raise ImageError(f"{path}: its header has no Modality or no SeriesInstanceUID; export it again, or remove it")
+        elif kind == "CT" and "LOCALIZER" in (header.get("ImageType") or ()):
+            kind = "CT localiser"
+        elif kind == "CT" and storage and storage not in _CT_CLASSES:
+            kind = f"CT as {storage.name}"  # screens that list the dose, for instance, are secondary captures
+        return str(kind), *(str(header.get(tag) or "") for tag in _ABOUT)

@@ -1,0 +1,87 @@
+"""DeepMind/UCLH's TCIA test and validation set → raw data set with 21 organs, by either of its readers.
+
+    python dataset_conversion/deepmind_tcia.py tcia-ct-scan-dataset -d 19 --reader oncologist --workspace WS
+
+Source: https://github.com/google-deepmind/tcia-ct-scan-dataset (Nikolov et al. 2018, arXiv 1809.04430), a clone with Git LFS:
+nrrds/{test,validation}/{oncologist,radiographer}/CASE/ with CT_IMAGE.nrrd and segmentations/ORGAN.nrrd. 24 test scans and 7
+validation scans (0522c0727a and 0522c0727b are of one patient). An organ without a file was not delineated in that scan.
+
+The readers' masks of one scan make two data sets; --reader chooses. Some organs lie inside others (spinal cord in spinal
+canal, lens in orbit, brain stem in brain): the inner one keeps its voxels, so that the outer one has a hole there; leave
+the outer ones out with --organs where that is not wanted. The 0522c scans are of RTOG 0522, like PDDCA's: do not train on
+one of the two and test on the other without comparing the ids.
+"""
+from __future__ import annotations
+
+import argparse
+import re
+from functools import partial
+from pathlib import Path
+
+from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser, target_folder
+from parts.masks import masks_of
+from parts.writing import Scan, SourceCase, convert
+
+from c2f_nnunet.cli.common import entry
+from c2f_nnunet.errors import DatasetError, ImageError
+from c2f_nnunet.io.images import read_image
+
+ORGANS = (
+    "Brain", "Brainstem", "Cochlea-Lt", "Cochlea-Rt", "Lacrimal-Lt", "Lacrimal-Rt", "Lens-Lt", "Lens-Rt", "Lung-Lt", "Lung-Rt", "Mandible",
+    "Optic-Nerve-Lt", "Optic-Nerve-Rt", "Orbit-Lt", "Orbit-Rt", "Parotid-Lt", "Parotid-Rt", "Spinal-Canal", "Spinal-Cord",
+    "Submandibular-Lt", "Submandibular-Rt",
+)  # fmt: skip
+PARTS = ("test", "validation")
+READERS = ("oncologist", "radiographer")
+LFS_POINTER = b"version https://git-lfs"  # what a clone without Git LFS has in each file's place
+ABOUT = {"reference": "Nikolov et al. 2018, arXiv 1809.04430", "licence": "CC BY 4.0"}
+
+
+def find_cases(source: Path, parts: dict[str, bool], reader: str) -> list[SourceCase]:
+    """The scans of the chosen parts (part → for training) with one reader's masks."""
+    root = source / "nrrds" if (source / "nrrds").is_dir() else source
+    cases = [_case(image, training)
+             for part, training in parts.items() for image in sorted((root / part / reader).glob("*/CT_IMAGE.nrrd"))]
+    if not cases:
+        raise DatasetError(f"{source}: no CASE/CT_IMAGE.nrrd below {'/ and '.join(f'{part}/{reader}' for part in parts)}/; "
+                           "give the cloned repository or its folder nrrds")
+    return cases
+
+
+def _case(image: Path, training: bool) -> SourceCase:
+    name = image.parent.name
+    files = {organ: path for organ in ORGANS if (path := image.parent / "segmentations" / f"{organ}.nrrd").is_file()}
+    patient = re.sub(r"(?<=\d)[a-z]$", "", name)  # 0522c0727a → 0522c0727
+    return SourceCase(name, training, tuple(files), (image, *files.values()), partial(_load, image, files), patient)
+
+
+def _load(image: Path, files: dict[str, Path]) -> Scan:
+    for path in (image, *files.values()):
+        with open(path, "rb") as f:
+            if f.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ImageError(f"{path}: is a Git LFS pointer, not the file; install Git LFS and run 'git lfs pull' in the clone")
+    ct = read_image(image)
+    return Scan(ct.array, ct.geometry, masks_of(ct, files))
+
+
+def parser() -> argparse.ArgumentParser:
+    p = source_parser("deepmind_tcia.py", "Make a raw data set of DeepMind's TCIA test and validation set, by one of its two readers.",
+                      "the cloned repository tcia-ct-scan-dataset, or its folder nrrds", "DeepMindTCIA",
+                      "python dataset_conversion/deepmind_tcia.py tcia-ct-scan-dataset -d 19 --reader oncologist --workspace WS")
+    p.add_argument("--reader", choices=READERS, default=READERS[0], help=f"whose masks (default: {READERS[0]})")
+    add_parts(p, PARTS, train=("test",), test=("validation",))
+    add_organs(p)
+    return p
+
+
+def body(args: argparse.Namespace) -> None:
+    folder = target_folder(args, "DeepMindTCIA")
+    cases = find_cases(args.source, chosen_parts(args), args.reader)
+    about = {"description": f"planning CTs from TCIA with organs at risk drawn by the {args.reader} (DeepMind/UCLH)", **ABOUT}
+    convert(new_target(args, folder, cases, ORGANS, about, reader=args.reader), cases, args.update)
+
+
+main = entry(parser, body)
+
+if __name__ == "__main__":
+    raise SystemExit(main())

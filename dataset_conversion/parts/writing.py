@@ -1,0 +1,240 @@
+"""A data set written case by case: what every converter, whatever it reads, leaves to one place.
+
+A converter lists its source as `SourceCase`s, describes the result as a `Target`, and calls `convert`. Every file is
+written durably: a case's label map, its image, then conversion/cases/CASE.json, which says what was found in it;
+dataset.json comes last, from these records. An interrupted conversion goes on with the cases that have no record, and a
+case whose source has changed is made again. A case that cannot be converted leaves no files and the others are done.
+"""
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterable, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from c2f_nnunet.data.dataset import read_dataset
+from c2f_nnunet.errors import DatasetError, ImageError, RecordError, SomeCasesFailed
+from c2f_nnunet.geometry import Geometry
+from c2f_nnunet.io import records
+from c2f_nnunet.io.images import write_volume
+from c2f_nnunet.io.records import record
+from c2f_nnunet.workspace import lock
+
+from .masks import merge_masks
+
+log = logging.getLogger("c2f_nnunet.conversion")
+FOLDERS = {True: ("imagesTr", "labelsTr"), False: ("imagesTs", "labelsTs")}  # training → images, label maps
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """hu: int16 or float32 (z, y, x), canonical. masks: (the source's organ, mask on the same grid), taken one at a time."""
+
+    hu: np.ndarray
+    geometry: Geometry
+    masks: Iterable[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """One scan of a source. organs: those with a mask, as the source spells them. files: all that `load` reads.
+
+    load: None where the converter has its own way of writing (`convert`'s `write`). patient: scans of one patient share it; None
+    where the case is the patient's only one.
+    """
+
+    id: str
+    training: bool
+    organs: tuple[str, ...]
+    files: tuple[Path, ...]
+    load: Callable[[], Scan] | None = None
+    patient: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """The data set to be made. ids, names: the source's organ → label id, → name in dataset.json.
+
+    settings: options that an update must repeat. about: more keys of dataset.json, such as reference and licence.
+    """
+
+    folder: Path
+    ids: dict[str, int]
+    names: dict[str, str]
+    settings: dict[str, str]
+    about: dict[str, str]
+    ending: str = ".nii.gz"
+
+    def files(self, case: str, training: bool) -> tuple[Path, Path]:
+        """A case's image and label map."""
+        images, labels = FOLDERS[training]
+        return self.folder / images / f"{case}_0000{self.ending}", self.folder / labels / f"{case}{self.ending}"
+
+    def record(self, case: SourceCase) -> Path:
+        return self.folder / "conversion" / "cases" / f"{case.id}.json"
+
+
+@record
+class Overlap:
+    """Voxels in the masks of two organs, by their names in the data set; the one with the smaller mask kept them."""
+
+    kept: str
+    lost: str
+    voxels: int
+
+
+@record
+class CaseRecord:
+    """What became of a case. annotated: its known organs. empty: organs that had a mask, but no voxel in the end; taken as unknown."""
+
+    case: str
+    training: bool
+    patient: str
+    source: str
+    annotated: tuple[str, ...]
+    empty: tuple[str, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
+
+
+def write_case(target: Target, case: SourceCase) -> None:
+    """Read a case, merge its masks, write label map, image and record; DatasetError or ImageError where it cannot be used."""
+    scan, name = case.load(), {i: target.names[organ] for organ, i in target.ids.items()}
+    dtype = np.uint8 if max(name) < 256 else np.uint16
+    merged = merge_masks(((target.ids[organ], mask) for organ, mask in scan.masks if organ in target.ids), scan.hu.shape, dtype)
+    there = set(np.unique(merged.labels).tolist())
+    image, label = target.files(case.id, case.training)
+    write_volume(label, merged.labels, scan.geometry)
+    write_volume(image, scan.hu, scan.geometry)
+    write_record(target, case,
+                 annotated=tuple(name[i] for i in name if i in there),
+                 empty=tuple(name[i] for i in merged.sizes if i not in there),
+                 overlaps=tuple(Overlap(name[a], name[b], n) for (a, b), n in sorted(merged.overlaps.items())))
+
+
+def write_record(target: Target, case: SourceCase, annotated: tuple[str, ...], empty: tuple[str, ...] = (),
+                 overlaps: tuple[Overlap, ...] = ()) -> None:
+    """The record that says that a case's files are whole; DatasetError for a training case without any organ."""
+    if case.training and not annotated:
+        raise DatasetError("no organ is delineated in it, so it teaches nothing; leave it out or make it a test case")
+    patient = case.patient or case.id
+    records.write(target.record(case), CaseRecord(case.id, case.training, patient, _stamp(case), annotated, empty, overlaps))
+
+
+def convert(target: Target, cases: Sequence[SourceCase], update: bool,
+            write: Callable[[Target, SourceCase], None] = write_case) -> None:
+    """Write every case that is not there yet, by `write`, then dataset.json; print what was found.
+
+    DatasetError, and nothing written, where a data set is there already and update is false or the settings differ;
+    SomeCasesFailed at the end, naming them, where cases could not be converted.
+    """
+    if twins := [name for name, times in Counter(case.id.casefold() for case in cases).items() if times > 1]:
+        raise DatasetError(f"{target.folder.name}: {', '.join(sorted(twins))} more than once in the source; remove one of each")
+    if (target.folder / "dataset.json").exists() and not update:
+        raise DatasetError(f"{target.folder}: there is a data set already; give --update to bring it up to date, or another -d")
+    failed = {}
+    with lock(target.folder, "a conversion"):
+        _begin(target)
+        for case in tqdm(cases, desc=target.folder.name, unit="case", disable=None):
+            if _is_done(target, case):
+                continue
+            target.record(case).unlink(missing_ok=True)  # first: what is being replaced must not look whole
+            try:
+                write(target, case)
+            except (DatasetError, ImageError, RecordError) as e:
+                failed[case.id] = str(e)
+        _sweep(target)
+        reasons = "".join(f"\n  {case}: {reason}" for case, reason in failed.items())
+        done = _records(target)
+        if not any(r.training for r in done):
+            raise DatasetError(f"{target.folder}: no training case could be converted: {reasons or 'the source has none'}")
+        finish_dataset(target, done)
+    print(summary(target, done))
+    if failed:
+        raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases are left out; mend them and run this again with --update:{reasons}")
+
+
+def finish_dataset(target: Target, done: Sequence[CaseRecord]) -> None:
+    """dataset.json of the converted cases, read back as planning will read it. An organ that no training case has is left out."""
+    seen = {name for r in done if r.training for name in r.annotated}
+    labels = {target.names[organ]: i for organ, i in target.ids.items() if target.names[organ] in seen}
+    if unseen := [name for name in target.names.values() if name not in seen]:
+        log.warning("%s: no voxel of it in any training case; left out of dataset.json", ", ".join(unseen))
+    known = {r.case: [name for name in labels if name in r.annotated] for r in done}
+    value = {
+        "name": target.folder.name.split("_", 1)[1], **target.about, "channel_names": {"0": "CT"},
+        "labels": {"background": 0, **labels}, "numTraining": sum(r.training for r in done), "file_ending": target.ending,
+        "annotated": {case: names for case, names in known.items() if len(names) < len(labels)},
+    }  # fmt: skip
+    if any(r.patient != r.case for r in done):
+        value["patients"] = {r.case: r.patient for r in done}
+    records.write(target.folder / "dataset.json", value)
+    read_dataset(target.folder)
+
+
+def summary(target: Target, done: Sequence[CaseRecord]) -> str:
+    """What the user should know of the result: cases, changed names, organs that are not everywhere, empty masks, overlaps."""
+    lines = [f"{target.folder}: {sum(r.training for r in done)} training and {sum(not r.training for r in done)} test cases"]
+    if renamed := [f"{organ} → {name}" for organ, name in target.names.items() if organ != name]:
+        lines.append(f"names: {', '.join(renamed)}")
+    counts = Counter(name for r in done for name in r.annotated)
+    if partial := [f"{name} {counts[name]}" for name in target.names.values() if counts[name] < len(done)]:
+        lines.append(f"delineated in some of the {len(done)} cases only: {', '.join(partial)}")
+    if empty := [f"{r.case}: {', '.join(r.empty)}" for r in done if r.empty]:
+        lines.append(f"masks without a voxel, taken as not delineated: {'; '.join(empty)}")
+    shared: dict[tuple[str, str], list[int]] = {}
+    for overlap in (overlap for r in done for overlap in r.overlaps):
+        shared.setdefault((overlap.kept, overlap.lost), []).append(overlap.voxels)
+    for (kept, lost), voxels in shared.items():
+        lines.append(f"{kept} and {lost} overlap, by at most {max(voxels)} voxels ({len(voxels)} cases); {kept} kept them")
+    return "\n".join(lines)
+
+
+def _begin(target: Target) -> None:
+    """Refuse a folder that was made otherwise; from here on there is no dataset.json until everything is whole."""
+    path = target.folder / "conversion" / "settings.json"
+    organs = [f"{i}: {organ} as {target.names[organ]}" for organ, i in target.ids.items()]
+    settings = {"organs": organs, **target.settings}
+    if path.exists():
+        before = records.read_json(path)
+        if before != settings:
+            now = "; ".join(f"{key} {value}" for key, value in before.items()) if isinstance(before, dict) else "unreadable ones"
+            raise DatasetError(f"{target.folder}: was begun with other settings ({now}); give the same, remove it, or give another -d")
+    elif any(not p.name.startswith(".") for p in target.folder.iterdir()):
+        raise DatasetError(f"{target.folder}: was not made by a converter, so nothing is put there; remove it or give another -d")
+    (target.folder / "dataset.json").unlink(missing_ok=True)
+    records.write(path, settings)
+
+
+def _is_done(target: Target, case: SourceCase) -> bool:
+    """Whether the case was made whole from the source as it is now."""
+    try:
+        before = records.read(CaseRecord, target.record(case))
+    except RecordError:
+        return False
+    image, label = target.files(case.id, case.training)
+    there = image.is_file() and (label.is_file() or not case.training)  # a test case may have no label map
+    return there and before.source == _stamp(case) and before.training == case.training
+
+
+def _sweep(target: Target) -> None:
+    """Remove images and label maps without a record: those of cases that failed, or that a kill interrupted."""
+    kept = {path for r in _records(target) for path in target.files(r.case, r.training)}
+    for folder in (target.folder / name for folders in FOLDERS.values() for name in folders):
+        for path in folder.iterdir() if folder.is_dir() else []:
+            if path.is_file() and path not in kept:
+                path.unlink()
+
+
+def _records(target: Target) -> list[CaseRecord]:
+    return [records.read(CaseRecord, path) for path in sorted((target.folder / "conversion" / "cases").glob("*.json"))]
+
+
+def _stamp(case: SourceCase) -> str:
+    """Changes when a file of the case is added, removed or written."""
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in case.files if path.is_file()]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]

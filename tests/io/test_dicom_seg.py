@@ -1,0 +1,86 @@
+"""DICOM SEG: masks that come back by highdicom's own reader, what the file refers to, and the remedy where highdicom is not installed."""
+import sys
+from datetime import datetime
+
+import numpy as np
+import pydicom
+import pytest
+
+from c2f_nnunet.errors import ImageError
+from c2f_nnunet.geometry import to_canonical
+from c2f_nnunet.io.dicom_seg import write_dicom_seg
+from c2f_nnunet.io.rtstruct_out import NOTICE
+from c2f_nnunet.io.series import series_reference
+from c2f_nnunet.labels import LabelSet
+from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, scan
+
+ORGANS = LabelSet(("BrainStem", "Parotid_L", "Parotid_R"), (1, 3, 7))
+MADE = datetime(2026, 3, 4, 15, 16, 17)
+
+
+@pytest.fixture
+def highdicom():
+    return pytest.importorskip("highdicom", reason='highdicom is not installed (pip install "c2f-nnunet[seg]")')
+
+
+def label_map(shape):
+    labels = np.zeros(shape, np.uint8)
+    labels[1:4, 2:9, 3:8], labels[2:5, 10:18, 10:16], labels[4, 0, 0] = 1, 3, 3
+    return labels
+
+
+def read_back(path, made, highdicom):
+    """Canonical masks (z, y, x) by segment label, put on the grid by the SOP instances that the frames refer to."""
+    segmentation = highdicom.seg.segread(path)
+    uids = [instance.uid for instance in made.series.instances]
+    frames = segmentation.get_pixels_by_source_instance(uids, ignore_spatial_locations=True, assert_missing_frames_are_empty=True)
+    names = {n: segmentation.get_segment_description(n).segment_label for n in segmentation.segment_numbers}
+    return {name: to_canonical(frames[..., n - 1], made.image.source.turn) > 0 for n, name in names.items()}
+
+
+@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0), (1, 0, 0, 0, -1, 0), (1, 0, 0, 0, 0, -1)])
+def test_masks_come_back(tmp_path, highdicom, orientation):
+    made = scan(tmp_path / "ct", shape=(20, 20, 24), orientation=orientation)
+    labels = label_map(made.image.array.shape)
+    write_dicom_seg(tmp_path / "seg.dcm", labels, ORGANS, made.image.source, made.series, MADE)
+    masks = read_back(tmp_path / "seg.dcm", made, highdicom)
+    assert list(masks) == list(ORGANS.organs)
+    for organ, i in zip(ORGANS.organs, ORGANS.ids):  # the right parotid has no voxel
+        np.testing.assert_array_equal(masks[organ], labels == i)
+
+
+def test_what_the_file_says_and_refers_to(tmp_path, highdicom):
+    made = scan(tmp_path / "ct")
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert dataset.SOPClassUID.name == "Segmentation Storage" and dataset.SegmentationType == "BINARY"
+    assert (dataset.StudyInstanceUID, dataset.FrameOfReferenceUID) == (STUDY, FRAME)
+    assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == SERIES
+    assert (dataset.PatientName, dataset.PatientID) == (PATIENT["PatientName"], PATIENT["PatientID"])
+    assert dataset.SeriesDescription == dataset.ContentDescription == NOTICE and dataset.ContentQualification == "RESEARCH"
+    assert {s.SegmentAlgorithmType for s in dataset.SegmentSequence} == {"AUTOMATIC"}
+    uid = dataset.SOPInstanceUID
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    assert pydicom.dcmread(tmp_path / "seg.dcm").SOPInstanceUID == uid
+
+
+def test_a_label_map_without_organs_and_a_series_without_a_patient(tmp_path, highdicom):
+    made = scan(tmp_path / "ct", PatientSex="X", PatientBirthDate="", StudyDate="", StudyTime="")
+    write_dicom_seg(tmp_path / "seg.dcm", np.zeros((6, 20, 24), np.uint8), ORGANS, made.image.source, made.series, MADE)
+    assert len(pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence) == 3
+
+
+def test_what_does_not_fit(tmp_path, highdicom):
+    made = scan(tmp_path / "ct")
+    with pytest.raises(ImageError, match=r"labels of shape \(6, 20, 23\) do not fit"):
+        write_dicom_seg(tmp_path / "seg.dcm", np.zeros((6, 20, 23), np.uint8), ORGANS, made.image.source, made.series)
+    with pytest.raises(ImageError, match="the 5 slices of the series are not the 6 axial slices"):
+        write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, series_reference(made.files[1:]))
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_without_highdicom(tmp_path, monkeypatch):
+    made = scan(tmp_path / "ct")
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(ImageError, match=r'seg.dcm: DICOM SEG needs the package highdicom; install it by: pip install "c2f-nnunet\[seg\]"'):
+        write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series)
