@@ -19,6 +19,11 @@ def is_series(scan: Scan) -> bool:
     return isinstance(scan, tuple)
 
 
+def place_of(scan: Scan) -> Path:
+    """What messages call a scan: its file, or its series' folder."""
+    return scan[0].parent if is_series(scan) else scan
+
+
 def read_scan(scan: Scan) -> Image:
     """A CT in HU from either; ImageError as `read_image` and `read_series` raise it."""
     return read_series(scan) if is_series(scan) else read_image(scan)

@@ -20,7 +20,7 @@ from ..io import durable, records
 from ..io.dicom_seg import write_dicom_seg
 from ..io.images import IMAGE_ENDINGS, Image, write_label
 from ..io.rtstruct_out import write_rtstruct
-from ..io.scans import Scan, is_series, read_scan, scan_grid, scan_sha256
+from ..io.scans import Scan, is_series, place_of, read_scan, scan_grid, scan_sha256
 from ..io.series import SeriesReference, by_slice, series_reference
 from ..labels import LabelSet
 from ..tg263 import standard_names
@@ -96,7 +96,7 @@ def predict_cases(
             except (C2FError, MemoryError, RuntimeError) as e:  # RuntimeError: torch's and SimpleITK's
                 why = str(e) or type(e).__name__
                 if isinstance(e, MemoryError):
-                    why = f"{case.image}: the memory is too small for it ({why}); free some, or crop the scan"
+                    why = f"{place_of(case.image)}: the memory is too small for it ({why}); free some, or crop the scan"
                 log.error("%s: skipped: %s", case.id, why)
                 done.append(Predicted(case.id, (), {}, why))
         on_case(case.id)
@@ -222,8 +222,8 @@ def _check_memory(cascade: Cascade, scan: Scan, options: PredictOptions, before_
         return
     need = before_gb + memory_estimate_gb(cascade, *scan_grid(scan), options.stage, options.save_probabilities)
     if need > most:
-        path = scan[0].parent if is_series(scan) else scan
-        raise C2FError(f"{path}: predicting it needs about {need:.1f} GB, more than --max_memory {most:g}; raise it, or crop the scan")
+        needs = f"predicting it needs about {need:.1f} GB, more than --max_memory {most:g}"
+        raise C2FError(f"{place_of(scan)}: {needs}; raise it, or crop the scan")
 
 
 class StageClock:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from c2f_nnunet.errors import ImageError
-from c2f_nnunet.geometry import Geometry
+from c2f_nnunet.geometry import Geometry, same_grid
 from c2f_nnunet.io.images import write_volume
-from c2f_nnunet.io.scans import is_series, read_scan, scan_sha256
+from c2f_nnunet.io.scans import is_series, place_of, read_scan, scan_grid, scan_sha256
 from tests.io.test_dicom import VOXELS, slice_file
 
 
@@ -26,6 +26,13 @@ def test_both_are_read_alike(scans):
     assert a.array.dtype == b.array.dtype == np.int16
     for corner in ((0, 0, 0), (3, 1, 2)):
         np.testing.assert_allclose(a.geometry.world(corner), b.geometry.world(corner), atol=1e-4)
+
+
+def test_headers_tell_the_grid_that_reading_gives(scans):
+    for scan in scans:
+        geometry, dtype = scan_grid(scan)
+        assert same_grid(geometry, read_scan(scan).geometry) and dtype == (np.float32 if is_series(scan) else np.int16)
+    assert place_of(scans[0]) == scans[0] and place_of(scans[1]) == scans[1][0].parent
 
 
 def test_what_cannot_be_read_is_told_by_the_reader_of_its_kind(scans):
