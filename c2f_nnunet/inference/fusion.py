@@ -161,31 +161,42 @@ def fit(cases: Callable[[], Iterable[FitCase]], organs: tuple[str, ...], sources
 
     cases: called anew for each pass, so that large cases are streamed one at a time. Learned weights (where they carry over
     to cases that they were not fitted on, see `learn`), the plain mean and each source alone are measured on the full
-    volumes; each organ keeps what has the highest mean DSC (of equals the earlier), and `_settle` then checks all organs together. Deterministic for a seed. ModelError where no case fits.
+    volumes; each organ keeps what has the highest mean DSC (of equals the earlier), and `_settle` then checks all organs
+    together. Deterministic for a seed. ModelError where no case fits.
     """
     samples, ids = draw(cases(), organs, sources, seed)
     mean = _mean_table(len(sources), len(organs))
-    found = [learn(drawn) if drawn else None for drawn in samples]
-    learned = np.stack([mean[:, c] if theta is None else theta for c, theta in enumerate(found)], axis=1)
+    found = [learn(drawn) if drawn else (mean[:, c], False) for c, drawn in enumerate(samples)]
+    learned, carries_over = np.stack([theta for theta, _ in found], axis=1), np.array([proven for _, proven in found])
     alone_at = [_source_table(v, len(sources), len(organs)) for v in range(len(sources))]
     tables = [learned, mean, *alone_at]
     single, joint = (means(s) for s in _measure(cases(), tables))
-    single[0, [theta is None for theta in found]] = np.nan
+    single[0, ~carries_over] = np.nan
     fitted = np.array([any(drawn) for drawn in samples])
     by_source = np.where(fitted, joint[2:], np.nan)
     best_source = np.where(np.isnan(by_source), -1, by_source).argmax(axis=0)
     pick = np.where(np.isnan(single), -1, single).argmax(axis=0)
     pick[~fitted] = 1
     table = np.stack([tables[k][:, c] for c, k in enumerate(pick)], axis=1)
-    table, fused, switched = _settle(cases, table, by_source, best_source, pick - 2 == best_source)
+    at_source = np.stack([tables[2 + v][:, c] for c, v in enumerate(best_source)], axis=1)
+    starts = [(table, pick - 2 == best_source), (at_source, fitted), (learned, ~fitted)]
+    table, fused, switched = _settle(cases, starts, by_source, best_source)
     scores = []
     for c, organ in enumerate(organs):
-        chosen = "no case" if not fitted[c] else "best source" if switched[c] or pick[c] >= 2 else ("learned", "mean")[pick[c]]
+        chosen = "no case" if not fitted[c] else "best source" if switched[c] else _name_of(table[:, c])
         scores.append(OrganFit(organ, tuple(_number(x) for x in by_source[:, c]), _number(fused[c]) if fitted[c] else None, chosen))
         if scores[-1].below_best_source:
             best = sources[best_source[c]], by_source[best_source[c], c]
             log.warning("fusion: %s has DSC %.4f, below %s alone with %.4f: other organs take its voxels", organ, fused[c], *best)
     return _weights(table, organs, sources, ids, tuple(scores))
+
+
+def _name_of(column: np.ndarray) -> str:
+    """What weights and a bias are: a single source, the mean, or learned."""
+    weights, bias = column[:-1], column[-1]
+    if bias == 0 and (weights == 1).sum() == 1 == weights.sum():
+        return "best source"
+    return "mean" if bias == 0 and np.ptp(weights) == 0 else "learned"
 
 
 def rows(weights: FusionWeights) -> list[dict]:
@@ -268,12 +279,25 @@ def _scores(logits: np.ndarray, truth: np.ndarray, size: np.ndarray, table: np.n
     return alone, dsc(hit, predicted, size)[1:]
 
 
-def _settle(cases, table, by_source, best_source, at_best) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _settle(cases, starts, by_source, best_source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Let organs compete for voxels, and mend those that come out below their best source: (table, joint mean DSC, switched).
 
     Each round the organs in want go to their best source alone; ones that are there already are made louder (weights
     and bias × 4: the same mask F > 0, but more of what it contests). The round with the fewest organs in want is kept.
+    starts: tables, and which organs are at their best source there; a further one is taken only while some are in want.
     """
+    kept = None
+    for table, at_best in starts:
+        found = _settled_from(cases, table, by_source, best_source, at_best)
+        if kept is None or found[0] < kept[0]:
+            kept = found
+        if not kept[0][0]:
+            break
+    return kept[1:]
+
+
+def _settled_from(cases, table, by_source, best_source, at_best) -> tuple[tuple, np.ndarray, np.ndarray, np.ndarray]:
+    """`_settle` from one table: (how many organs are in want and by how much, table, joint mean DSC, switched)."""
     best, organs = by_source.max(axis=0), np.arange(table.shape[1])
     stage, kept = at_best.astype(int), None
     for _ in range((1 + _LOUDEST) * len(organs) + 1):
@@ -289,4 +313,4 @@ def _settle(cases, table, by_source, best_source, at_best) -> tuple[np.ndarray, 
         table, stage = table.copy(), stage + step
         for c in organs[step]:
             table[:, c] = _source_table(best_source[c], len(table) - 1, len(organs))[:, c] if stage[c] == 1 else table[:, c] * _LOUDER
-    return kept[1:]
+    return kept

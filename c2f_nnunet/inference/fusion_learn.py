@@ -68,10 +68,10 @@ def _draw_organ(logits: np.ndarray, truth: np.ndarray, rng: np.random.Generator)
     return Drawn(logits[:, index].T.astype(np.float32), truth[index], stands_for.astype(np.float32))
 
 
-def learn(drawn: list[Drawn]) -> np.ndarray | None:
-    """(V + 1,) weights and bias of one organ, those of the highest mean DSC; None where they do not carry over to other cases.
+def learn(drawn: list[Drawn]) -> tuple[np.ndarray, bool]:
+    """(V + 1,) weights and bias of one organ, those of the highest mean DSC, and whether they carry over to other cases.
 
-    They carry over where cases, each left out of the fit in turn, score better with the others' weights than with the
+    They do where cases, each left out of the fit in turn, score better with the others' weights than with the
     plain mean and with any source alone. A dozen cases rarely say more than the mean does: documentation/experiments.md, 15.
     """
     table = weights_tried(drawn[0].x.shape[1])
@@ -80,10 +80,8 @@ def learn(drawn: list[Drawn]) -> np.ndarray | None:
     unseen = np.array([scores[(k, *_best(np.delete(scores, k, axis=0)))] for k in np.flatnonzero(known)]) if known.sum() > 1 else np.array([])
     plain = means(scores[:, :, 0].T)  # each row of the table without a bias
     plain = np.nanmax(plain[(table == 1 / table.shape[1]).all(axis=1) | (table == 1).any(axis=1)])
-    if not unseen.size or means(unseen[None])[0] <= plain:
-        return None
     weights, bias = _best(scores)
-    return np.append(table[weights], _BIASES[bias])
+    return np.append(table[weights], _BIASES[bias]), bool(unseen.size and means(unseen[None])[0] > plain)
 
 
 def weights_tried(sources: int) -> np.ndarray:

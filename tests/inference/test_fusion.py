@@ -160,7 +160,8 @@ def test_an_organ_that_others_rob_goes_back_to_its_best_source():
                   [[1, -1, -1, -1], [9, 9, -9, -9]]], np.float32).reshape(2, 2, 1, 1, 4)
     cases = lambda: [FitCase("p", z, truth, np.array([True, True]))]  # noqa: E731
     start = np.array([[1.0, 0], [0, 1], [0, 0]])  # A from source 0, B from source 1: joint (B, B): A 0, B 2/3
-    table, fused, switched = fusion._settle(cases, start, np.array([[1, 1], [0, 2 / 3]]), np.array([0, 0]), np.array([True, False]))
+    starts = [(start, np.array([True, False]))]
+    table, fused, switched = fusion._settle(cases, starts, np.array([[1, 1], [0, 2 / 3]]), np.array([0, 0]))
     assert fused.tolist() == [1, 1] and switched.all() and table[:, 1].tolist() == [1, 0, 0]
 
 
@@ -235,7 +236,7 @@ def dice(labels, truth, channel):
 
 def test_learned_weights_that_fail_in_full_give_way_to_the_mean(monkeypatch):
     stem, cord, truth = two_organs()
-    monkeypatch.setattr(fusion, "learn", lambda drawn: np.array([0.5, 0.5, -10.0]))  # finds nothing
+    monkeypatch.setattr(fusion, "learn", lambda drawn: (np.array([0.5, 0.5, -10.0]), True))  # finds nothing
     early, late = stem.copy(), stem.copy()
     early[6, 4, 12], late[6, 4, 14] = True, True  # each view has a false voxel of its own: the mean has none
     weights = fit(lambda: [case("p", [[early, cord], [late, cord]], truth)], ORGANS, VIEWS)
