@@ -46,10 +46,10 @@ def test_of_equals_nothing_is_learned():
 
 
 def test_a_bias_is_taken_where_it_gains_more_than_its_price():
-    # two voxels of 100 lie at -0.55: with a bias of 0.6 they are in, at a price of 0.006, and the DSC rises by 0.0101
+    # two voxels of 100 lie at -0.55: with a bias of 0.6 they are in, at a price of 0.0015, and the DSC rises by 0.0101
     few = drawn([[1], [-0.55], [-9]], [True, True, False], [98, 2, 1000])
     assert learned([few, few]) == pytest.approx([1, 0.6])
-    fewer = few._replace(stands_for=np.array([199.0, 1, 1000]))  # one voxel of 200 gains 0.0025
+    fewer = few._replace(stands_for=np.array([1999.0, 1, 1000]))  # one voxel of 2,000 gains 0.00025
     assert learned([fewer, fewer]) is None
 
 
