@@ -114,7 +114,7 @@ def ours(scratch: Path) -> Method:
 def nnunet(scratch: Path) -> Method:
     folder = environment(scratch / "env_nnunet", [TORCH, NNUNET])
     env = {k: str(scratch / ("raw" if k == "nnUNet_raw" else k)) for k in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    env |= {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "false", "PYTHONUNBUFFERED": "1"}
+    env |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "false", "PYTHONUNBUFFERED": "1"}
     model = scratch / "nnUNet_results" / DATASET / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     predict = (folder / "nnUNetv2_predict_from_modelfolder", "-f", 0, "-npp", 1, "-nps", 1, "-device", "cpu", "--disable_tta", "-m")
     train = (folder / "nnUNetv2_train", NUMBER, "3d_fullres", 1, "-device", "cpu", "--c")
