@@ -56,12 +56,14 @@ def run(method: Method, command, within_s: float = 180.0, until: str | None = No
         how = {"env": os.environ | method.env, "stdout": out, "stderr": subprocess.STDOUT, "start_new_session": True}
         child = subprocess.Popen([str(c) for c in command], **how)
     ends = time.monotonic() + within_s
-    while child.poll() is None and time.monotonic() < ends and not (until and until in log.read_text(errors="replace")):
-        time.sleep(0.1)
-    code = child.poll()
-    if code is None:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    try:
+        while child.poll() is None and time.monotonic() < ends and not (until and until in log.read_text(errors="replace")):
+            time.sleep(0.1)
+        code = child.poll()
+    finally:
+        if child.poll() is None:  # its workers are in its session
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     return code, log.read_text(errors="replace")
 
 
@@ -226,6 +228,7 @@ def main() -> None:
     p.add_argument("--scratch", required=True, type=Path, help="environment, data and trainings; may be thrown away")
     p.add_argument("--records", type=Path, default=HERE / "results" / "faults_against_nnunet", help="(default: %(default)s)")
     args = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended, too
     scratch, raw = args.scratch.resolve(), args.scratch.resolve() / "raw" / DATASET
     make_dataset(raw)
     args.records.mkdir(parents=True, exist_ok=True)
