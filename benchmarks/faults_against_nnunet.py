@@ -56,12 +56,14 @@ def run(method: Method, command, within_s: float = 180.0, until: str | None = No
         how = {"env": os.environ | method.env, "stdout": out, "stderr": subprocess.STDOUT, "start_new_session": True}
         child = subprocess.Popen([str(c) for c in command], **how)
     ends = time.monotonic() + within_s
-    while child.poll() is None and time.monotonic() < ends and not (until and until in log.read_text(errors="replace")):
-        time.sleep(0.1)
-    code = child.poll()
-    if code is None:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    try:
+        while child.poll() is None and time.monotonic() < ends and not (until and until in log.read_text(errors="replace")):
+            time.sleep(0.1)
+        code = child.poll()
+    finally:
+        if child.poll() is None:  # its workers are in its session
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     return code, log.read_text(errors="replace")
 
 
@@ -114,7 +116,7 @@ def ours(scratch: Path) -> Method:
 def nnunet(scratch: Path) -> Method:
     folder = environment(scratch / "env_nnunet", [TORCH, NNUNET])
     env = {k: str(scratch / ("raw" if k == "nnUNet_raw" else k)) for k in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    env |= {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "false", "PYTHONUNBUFFERED": "1"}
+    env |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "false", "PYTHONUNBUFFERED": "1"}
     model = scratch / "nnUNet_results" / DATASET / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     predict = (folder / "nnUNetv2_predict_from_modelfolder", "-f", 0, "-npp", 1, "-nps", 1, "-device", "cpu", "--disable_tta", "-m")
     train = (folder / "nnUNetv2_train", NUMBER, "3d_fullres", 1, "-device", "cpu", "--c")
@@ -226,6 +228,7 @@ def main() -> None:
     p.add_argument("--scratch", required=True, type=Path, help="environment, data and trainings; may be thrown away")
     p.add_argument("--records", type=Path, default=HERE / "results" / "faults_against_nnunet", help="(default: %(default)s)")
     args = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended, too
     scratch, raw = args.scratch.resolve(), args.scratch.resolve() / "raw" / DATASET
     make_dataset(raw)
     args.records.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,13 @@ Row 6 in an archive (M): tests/running/test_export.py::test_a_flipped_byte_anywh
 """
 import os
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.faults.processes import largest_file, run
 from tests.faults.trainings import files_of, folder, hashes, latest, tensors_of, train
+
 
 DAMAGES = {
     "row 5: empty tensors": lambda record: os.truncate(tensors_of(record), 0),

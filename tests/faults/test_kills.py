@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
