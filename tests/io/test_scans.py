@@ -30,7 +30,7 @@ def test_both_are_read_alike(scans):
 
 def test_what_cannot_be_read_is_told_by_the_reader_of_its_kind(scans):
     with pytest.raises(ImageError, match="1 slice is missing"):
-        read_scan((*scans[1][:2], scans[1][3]))
+        read_scan((*scans[1][:2], scans[1][3], slice_file(scans[0].parent, 4)))
     with pytest.raises(ImageError, match="gone.nii.gz: no such image file"):
         read_scan(scans[0].with_name("gone.nii.gz"))
 
