@@ -231,7 +231,7 @@ def test_compressed_voxels(folder, compressor, syntax):
 
 
 SMALL = SMOOTH[:16, :16]
-STREAMS = {  # of SMALL, by encoders that are not installed here: pyjpegls 1.5 and openjpeg 2.5 (pylibjpeg-openjpeg), the latter at 8 : 1
+STREAMS = {  # of SMALL, by encoders that are not installed here: pyjpegls 1.5 and openjpeg 2.5 (pylibjpeg-openjpeg), the latter at 4 : 1
     JPEGLSLossless: (0, "@@JPEGLS@@"),
     JPEG2000: (30, "@@J2K@@"),
 }
