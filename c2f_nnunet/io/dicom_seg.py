@@ -43,7 +43,7 @@ def write_dicom_seg(
                          "order; give the labels of that image")
     instances = by_slice(series, source.geometry)
     digest, made = content_digest(labels, organs), made or datetime.now()
-    headers = [_header(instance, series) for instance in instances]
+    headers = [_header(instance, series, source.geometry.spacing_mm[0]) for instance in instances]
     voxels = np.ascontiguousarray(from_canonical(organs.to_channels(labels), source.turn))
     try:
         dataset = highdicom.seg.Segmentation(
@@ -55,20 +55,22 @@ def write_dicom_seg(
         )  # fmt: skip
     except (AttributeError, KeyError, TypeError, ValueError) as e:  # what highdicom raises for missing or odd attributes
         raise ImageError(f"{path}: no SEG can refer to the series in {instances[0].path.parent} ({e}); export the series again") from e
-    dataset.SpecificCharacterSet = "ISO_IR 192"  # for names in any alphabet
     content = BytesIO()
     dataset.save_as(content, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
 
 
-def _header(instance: Instance, series: SeriesReference) -> pydicom.Dataset:
-    """A slice's header, with the attributes of patient and study that highdicom demands, empty where the series has none."""
+def _header(instance: Instance, series: SeriesReference, gap_mm: float) -> pydicom.Dataset:
+    """A slice's header with what highdicom asks for: patient and study, empty where the series has none of it, and a thickness."""
     with reading(instance.path):
         header = pydicom.dcmread(instance.path, stop_before_pixels=True)
+        header.SpecificCharacterSet = "ISO_IR 192"  # in which highdicom is to write the attributes
         for keyword, value in series.attributes:
             setattr(header, keyword, value)
         if header.PatientSex not in ("M", "F", "O"):
             header.PatientSex = ""
+        if header.get("SliceThickness") is None:
+            header.SliceThickness = f"{gap_mm:.6g}"
     return header
 
 

@@ -6,6 +6,7 @@ and what cannot be used without guessing in `refusal`.
 """
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,31 +73,13 @@ def read_rtstruct(path: str | Path, geometry: Geometry, series: SeriesReference)
     apart, and the references say what was drawn on. References to other slices are let pass, with a note, in the CT's own frame.
     """
     path = Path(path)
-    with reading(path):
-        try:
-            dataset = pydicom.dcmread(path)
-        except InvalidDicomError:
-            raise ImageError(f"{path}: is no DICOM file; give the RTSTRUCT of the series") from None
-        if dataset.get("Modality") != "RTSTRUCT":
-            raise ImageError(f"{path}: is {dataset.get('Modality') or 'of no modality'} and no RTSTRUCT; give the RTSTRUCT of the series")
-        _check_whole(path, dataset)
-        drawn, kinds, named = _drawn(path, dataset, geometry), _interpreted_types(dataset), series.series in _named_series(dataset)
-        structures, seen = [], Counter()
-        for item in dataset.get("StructureSetROISequence") or ():
-            number = int(item.ROINumber)
-            seen[number] += 1
-            colour, contours = drawn.pop(number, (None, ()))
-            frame = str(item.get("ReferencedFrameOfReferenceUID") or _only_frame(dataset))
-            plain = Structure(number, str(item.get("ROIName") or f"ROI {number}").strip(), colour, kinds.get(number, ""), {})
-            structures.append(_structure(plain, contours, frame, named, geometry, series))
-        label = str(dataset.get("StructureSetLabel") or "")
-    twice = [str(number) for number, count in seen.items() if count > 1]
-    if twice or not structures:
-        what = f"gives the number {', '.join(twice)} to several structures" if twice else "names no structures"
-        raise ImageError(f"{path}: {what}; export it again")
-    _check_usable(path, structures)
-    notes = [f"contours of number {number}, which no structure has, are left out" for number, (_, contours) in drawn.items() if contours]
-    return RTStruct(path, geometry.shape, label, tuple(structures), tuple(notes))
+    try:
+        with reading(path):
+            return _read(path, pydicom.dcmread(path), geometry, series)
+    except InvalidDicomError:
+        raise ImageError(f"{path}: is no DICOM file; give the RTSTRUCT of the series") from None
+    except struct.error as e:  # pydicom, where a file ends within a header
+        raise ImageError(f"{path}: truncated or damaged ({e}); copy or export it again") from e
 
 
 def structure_mask(rtstruct: RTStruct, structure: Structure) -> tuple[np.ndarray, Box]:
@@ -124,6 +107,30 @@ def full_mask(rtstruct: RTStruct, structure: Structure) -> np.ndarray:
 
 
 # What the file says
+
+
+def _read(path: Path, dataset: pydicom.Dataset, geometry: Geometry, series: SeriesReference) -> RTStruct:
+    """`read_rtstruct` of an opened file, whose values pydicom converts as they are asked for."""
+    if dataset.get("Modality") != "RTSTRUCT":
+        raise ImageError(f"{path}: is {dataset.get('Modality') or 'of no modality'} and no RTSTRUCT; give the RTSTRUCT of the series")
+    _check_whole(path, dataset)
+    drawn, kinds, named = _drawn(path, dataset, geometry), _interpreted_types(dataset), series.series in _named_series(dataset)
+    structures, seen = [], Counter()
+    for item in dataset.get("StructureSetROISequence") or ():
+        number = int(item.ROINumber)
+        seen[number] += 1
+        colour, contours = drawn.pop(number, (None, ()))
+        frame = str(item.get("ReferencedFrameOfReferenceUID") or _only_frame(dataset))
+        plain = Structure(number, str(item.get("ROIName") or f"ROI {number}").strip(), colour, kinds.get(number, ""), {})
+        structures.append(_structure(plain, contours, frame, named, geometry, series))
+    label = str(dataset.get("StructureSetLabel") or "")
+    twice = [str(number) for number, count in seen.items() if count > 1]
+    if twice or not structures:
+        what = f"gives the number {', '.join(twice)} to several structures" if twice else "names no structures"
+        raise ImageError(f"{path}: {what}; export it again")
+    _check_usable(path, structures)
+    notes = [f"contours of number {number}, which no structure has, are left out" for number, (_, contours) in drawn.items() if contours]
+    return RTStruct(path, geometry.shape, label, tuple(structures), tuple(notes))
 
 
 def _check_whole(path: Path, dataset: pydicom.Dataset) -> None:

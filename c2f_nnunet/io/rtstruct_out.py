@@ -94,7 +94,7 @@ def _head(series: SeriesReference, made: datetime, digest: str) -> Dataset:
         SpecificCharacterSet="ISO_IR 192", InstanceCreationDate=date, InstanceCreationTime=time,
         SOPClassUID=RTStructureSetStorage, SOPInstanceUID=new_uid("RTSTRUCT", series, made, digest), **dict(series.attributes),
         StudyInstanceUID=series.study, Modality="RTSTRUCT", SeriesInstanceUID=new_uid("RTSTRUCT series", series, made, digest),
-        SeriesNumber=None, SeriesDate=date, SeriesTime=time, SeriesDescription=NOTICE, OperatorsName="",
+        SeriesNumber=1, SeriesDate=date, SeriesTime=time, SeriesDescription=NOTICE, OperatorsName="",
         Manufacturer=SOFTWARE, ManufacturerModelName=SOFTWARE, SoftwareVersions=__version__,
         FrameOfReferenceUID=series.frame, PositionReferenceIndicator="", ApprovalStatus="UNAPPROVED",
     )  # fmt: skip
