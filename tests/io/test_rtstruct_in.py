@@ -87,9 +87,17 @@ def test_contours_through_the_voxels_centres_come_back_whole(ct, tmp_path):
 
 
 def test_contours_between_slices_go_to_the_nearest(ct, tmp_path):
-    mask, notes = one(ct, tmp_path, [square(ct, 1.3), square(ct, 2.7), square(ct, 4.05)])
-    np.testing.assert_array_equal(mask, block([1, 3, 4]))
-    assert notes == ("2 contours between slices: put on the nearest", "1 slice between its first and its last contour left empty")
+    mask, notes = one(ct, tmp_path, [square(ct, z, refers_to=()) for z in (1.3, 2.7, 4.05, 0.6)])
+    np.testing.assert_array_equal(mask, block([1, 3, 4]))  # 0.6 is nearest to slice 1, but 1.3 is nearer
+    assert notes == ("4 contours referring to no slice: matched by position", "3 contours between slices: put on the nearest",
+                     "1 contour at a slice that has nearer ones: left out", "1 slice between its first and its last contour left empty")
+
+
+def test_contours_beside_the_slice_that_they_refer_to(ct, tmp_path):
+    """As rt-utils writes them where a slice is missing: evenly spread, with the right references."""
+    mask, notes = one(ct, tmp_path, [square(ct, 1.7, refers_to=[uid(ct, 1)]), square(ct, 2.9, refers_to=[uid(ct, 2)]), square(ct, 3.05)])
+    np.testing.assert_array_equal(mask, block(slice(1, 4)))
+    assert notes == ("2 contours beside the slice referred to, by less than a slice: put on it",)
 
 
 def test_two_planes_at_one_slice_make_no_hole(ct, tmp_path):
@@ -97,7 +105,8 @@ def test_two_planes_at_one_slice_make_no_hole(ct, tmp_path):
     for contours in ([square(ct, 2), inner], [inner, square(ct, 2)]):
         mask, notes = one(ct, tmp_path, contours)
         np.testing.assert_array_equal(mask, block(2))
-        assert notes == ("1 contour between slices: put on the nearest", "1 contour nearest to a slice that has nearer ones: left out")
+        assert notes == ("1 contour beside the slice referred to, by less than a slice: put on it",
+                         "1 contour at a slice that has nearer ones: left out")  # fmt: skip
 
 
 @pytest.mark.parametrize("refers_to, note", [
@@ -113,7 +122,7 @@ def test_missing_and_foreign_references(ct, tmp_path, refers_to, note):
 def test_a_reference_to_another_slice_than_the_contour_lies_on(ct, tmp_path):
     mask, notes = one(ct, tmp_path, [square(ct, 1, refers_to=[uid(ct, 4)]), square(ct, 2)])
     np.testing.assert_array_equal(mask, block(slice(1, 3)))
-    assert notes == ("1 contour referring to another slice than it lies on: matched by position",)
+    assert notes == ("1 contour referring to a slice elsewhere: matched by position",)
 
 
 def test_no_frame_of_reference(ct, tmp_path):
