@@ -6,7 +6,7 @@ Reference besides. Choices that planning systems depend on:
 - Implicit VR: in explicit VR a contour's points may take 64 kB at most, and longer ones become an unknown type that few systems read.
 - At most 10 characters a number: decimal strings longer than 16 are refused by Eclipse, for one.
 - Holes by keyhole, one polygon for each piece: what PS3.3 C.8.8.6.3 prescribes for CLOSED_PLANAR. Separate contours for holes would be
-  CLOSEDPLANAR_XOR, which is newer than most systems; readers that unite closed contours fill such holes.
+  CLOSEDPLANAR_XOR, which older systems do not know; and readers that unite closed contours fill such holes.
 """
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
 """DICOM SEG: masks that come back by highdicom's own reader, what the file refers to, and the remedy where highdicom is not installed."""
+import shutil
+import subprocess
 import sys
 from datetime import datetime
 
@@ -68,6 +70,15 @@ def test_a_label_map_without_organs_and_a_series_without_a_patient(tmp_path, hig
     made = scan(tmp_path / "ct", PatientSex="X", PatientBirthDate="", StudyDate="", StudyTime="")
     write_dicom_seg(tmp_path / "seg.dcm", np.zeros((6, 20, 24), np.uint8), ORGANS, made.image.source, made.series, MADE)
     assert len(pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence) == 3
+
+
+def test_dciodvfy_finds_no_error(tmp_path, highdicom):
+    if not shutil.which("dciodvfy"):
+        pytest.skip("dciodvfy is not installed (Debian: apt-get install dicom3tools)")
+    made = scan(tmp_path / "ct")
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    said = subprocess.run(["dciodvfy", str(tmp_path / "seg.dcm")], capture_output=True, text=True)
+    assert [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")] == []
 
 
 def test_what_does_not_fit(tmp_path, highdicom):

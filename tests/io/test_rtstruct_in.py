@@ -298,7 +298,7 @@ def test_sequences_a_thousand_deep(ct, tmp_path):
 
 
 def test_a_real_rtstruct_against_its_masks(real_data):
-    """rt-utils wrote it, with contours through the centres of the outermost voxels and holes as further contours."""
+    """rt-utils wrote it: contours through the centres of the outermost voxels, holes as further contours, slices spread over the gap."""
     folder = real_data / "dicom" / "chest_ct_rtstruct"
     files = sorted((folder / "dcm").glob("*.dcm"))[1:]  # the first lies beyond a missing slice
     image = read_series(files)
@@ -309,6 +309,7 @@ def test_a_real_rtstruct_against_its_masks(real_data):
     for structure in rtstruct.structures:
         mask = full_mask(rtstruct, structure)
         reference = read_label(folder / "nii_seg" / f"{structure.name}.nii.gz").array[1:] > 0  # right voxels under a wrong affine
+        assert not structure.refusal
         if reference.any() or mask.any():
             scores[structure.name] = dice(mask, reference)
-    assert len(scores) > 30 and min(scores.values()) > 0.99, sorted(scores.items(), key=lambda item: item[1])[:10]
+    assert len(scores) > 30 and min(scores.values()) == 1, sorted(scores.items(), key=lambda item: item[1])[:10]
