@@ -16,11 +16,11 @@ from skimage.color import rgb2lab
 
 from .. import __version__
 from ..errors import ImageError
-from ..geometry import canonical_geometry, from_canonical
+from ..geometry import from_canonical
 from ..labels import LabelSet
 from . import durable
 from .images import Source
-from .rtstruct_out import NOTICE, SOFTWARE, content_digest, new_uid
+from .rtstruct_out import NOTICE, SOFTWARE, content_digest, label_windows, new_uid
 from .series import Instance, SeriesReference, by_slice, reading
 
 STRUCTURE, ORGAN = Code("91723000", "SCT", "Anatomical Structure"), Code("113343008", "SCT", "Body organ structure")
@@ -38,9 +38,7 @@ def write_dicom_seg(
         import highdicom
     except ImportError:
         raise ImageError(f'{path}: DICOM SEG needs the package highdicom; install it by: pip install "c2f-nnunet[seg]"') from None
-    if labels.shape != canonical_geometry(source.geometry, source.turn).shape:
-        raise ImageError(f"{path}: labels of shape {labels.shape} do not fit {source.path} of shape {source.geometry.shape} in its file's "
-                         "order; give the labels of that image")
+    label_windows(path, labels, organs, source)
     instances = by_slice(series, source.geometry)
     digest, made = content_digest(labels, organs), made or datetime.now()
     headers = [_header(instance, series, source.geometry.spacing_mm[0]) for instance in instances]

@@ -49,15 +49,8 @@ def write_rtstruct(
     made: the date and time that the file bears (default: now). Its UIDs come from content and time: the same arguments give the same
     file, and a later run is another object, as DICOM asks for. ImageError where labels, source and series do not fit each other.
     """
-    geometry = canonical_geometry(source.geometry, source.turn)
-    made = made or datetime.now()
-    if labels.shape != geometry.shape:
-        raise ImageError(f"{path}: labels of shape {labels.shape} do not fit {source.path} of shape {geometry.shape}; "
-                         "give the labels of that image")
-    windows = {i: window for i, window in enumerate(ndimage.find_objects(labels), 1) if window}  # label id → the box that holds it
-    unknown = [i for i in windows if i not in organs.ids]
-    if unknown:
-        raise ImageError(f"{path}: the labels hold {', '.join(map(str, unknown[:5]))}, which no organ has; give the organs of these labels")
+    windows = label_windows(path, labels, organs, source)
+    geometry, made = canonical_geometry(source.geometry, source.turn), made or datetime.now()
     if not series.frame:
         raise ImageError(f"{path}: the series in {series.instances[0].path.parent} has no frame of reference, so nothing can be placed in "
                          "it; export the series again")
@@ -68,6 +61,18 @@ def write_rtstruct(
     content = BytesIO()
     pydicom.dcmwrite(content, dataset, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
+
+
+def label_windows(path: str | Path, labels: np.ndarray, organs: LabelSet, source: Source) -> dict[int, tuple[slice, slice, slice]]:
+    """Label id → the window of the canonical labels (z, y, x) that holds it; ImageError where the labels do not fit source or organs."""
+    shape = canonical_geometry(source.geometry, source.turn).shape
+    if labels.shape != shape:
+        raise ImageError(f"{path}: labels of shape {labels.shape} do not fit {source.path} of shape {shape}; give the labels of that image")
+    windows = {i: window for i, window in enumerate(ndimage.find_objects(labels), 1) if window}
+    unknown = [i for i in windows if i not in organs.ids]
+    if unknown:
+        raise ImageError(f"{path}: the labels hold {', '.join(map(str, unknown[:5]))}, which no organ has; give the organs of these labels")
+    return windows
 
 
 def item_of(**values) -> Dataset:

@@ -85,6 +85,8 @@ def test_what_does_not_fit(tmp_path, highdicom):
     made = scan(tmp_path / "ct")
     with pytest.raises(ImageError, match=r"labels of shape \(6, 20, 23\) do not fit"):
         write_dicom_seg(tmp_path / "seg.dcm", np.zeros((6, 20, 23), np.uint8), ORGANS, made.image.source, made.series)
+    with pytest.raises(ImageError, match="the labels hold 9, which no organ has"):
+        write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)) * 9, LabelSet(("A", "B"), (27, 30)), made.image.source, made.series)
     with pytest.raises(ImageError, match="the 5 slices of the series are not the 6 axial slices"):
         write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, series_reference(made.files[1:]))
     assert not (tmp_path / "seg.dcm").exists()
