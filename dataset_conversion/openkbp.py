@@ -10,8 +10,9 @@ The format is read as the repository's provided_code/data_loader.py reads it: a 
 128 × 128 × 128 grid in C order, with a value for the CT and without one for a mask; what is not listed is 0. The grid's axes
 point to posterior, left and inferior, in this order: that is how parotids, larynx and brain stem lie in it, and how the
 challenge's winner reads it (RTDosePrediction, "(y, x, -z)"). voxel_dimensions.csv holds the three voxel sizes in the
-order of the axes. HU = stored value - 1000: with this the brain is near 40 HU. Voxels outside the patient are stored as 0
-and so become -1000 HU. Slices above and below the scan, which only fill the grid up to 128, are cut off; nothing is resampled.
+order of the axes. HU = stored value - 1000: the brain stem's median is then 30 HU (with the 1024 of other code it would be 6, near
+water). Voxels outside the patient are stored as 0 and so become -1000 HU. Slices above and below the scan, which only fill the
+grid up to 128, are cut off; nothing is resampled.
 """
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ Source: https://www.imagenglab.com/newsite/pddca/, version 1.4.1 (Raudaschl et a
 48 planning CTs of RTOG 0522 as folders 0522cXXXX with img.nrrd and structures/ORGAN.nrrd, one 0/1 mask each. An organ
 without a file was not delineated in that scan. SRC may hold the folders themselves or those of the downloaded parts.
 
-The four parts are the challenge's: "train" (25 scans), "optional" (8 more for training, with more organs missing),
-"offsite" (10) and "onsite" (5) test scans. The ids of each are those that the organisers published and that torch_em's
-pddca.py, AnatomyNet's and others' code use. Masks overlap by a few voxels; the smaller organ keeps them.
+The four parts are the challenge's: "train" (25 scans), "optional" (8 more for training),
+"offsite" (10) and "onsite" (5) test scans. The ids of each are those in public code that uses the set: torch_em's pddca.py and
+AnatomyNet's loader give the same ranges and check these counts. Masks overlap by a few voxels; the smaller organ keeps them.
 """
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
-    UID, ImplicitVRLittleEndian, JPEG2000, JPEG2000Lossless, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless,
+    UID, ImplicitVRLittleEndian, JPEG2000, JPEG2000Lossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless,
     UncompressedTransferSyntaxes,
 )  # fmt: skip
 from scipy import ndimage
@@ -34,7 +34,7 @@ GAP_TOLERANCE = 0.02  # of the usual gap: positions are often rounded to 0.01 mm
 DUPLICATE_MM = 0.01  # two slices nearer than this are at one place
 TILT_TOLERANCE_DEGREES = 0.1
 AIR_HU = -1024  # what padding becomes: the usual lowest value of a CT
-_JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, JPEG2000Lossless, JPEG2000)  # each stream begins and ends with a marker
+_JPEG = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, JPEG2000)  # each stream begins and ends with a marker
 _NUMBERS = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 _REQUIRED = ("SeriesInstanceUID", "Modality", "Rows", "Columns", "RescaleSlope", "RescaleIntercept", *_NUMBERS)
 _TAGS = [*_REQUIRED, "FrameOfReferenceUID", "InstanceNumber", "NumberOfFrames", "GantryDetectorTilt", "PixelRepresentation",

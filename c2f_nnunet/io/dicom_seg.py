@@ -16,11 +16,11 @@ from skimage.color import rgb2lab
 
 from .. import __version__
 from ..errors import ImageError
-from ..geometry import canonical_geometry, from_canonical
+from ..geometry import from_canonical
 from ..labels import LabelSet
 from . import durable
 from .images import Source
-from .rtstruct_out import NOTICE, SOFTWARE, content_digest, new_uid
+from .rtstruct_out import NOTICE, SOFTWARE, content_digest, label_windows, new_uid
 from .series import Instance, SeriesReference, by_slice, reading
 
 STRUCTURE, ORGAN = Code("91723000", "SCT", "Anatomical Structure"), Code("113343008", "SCT", "Body organ structure")
@@ -38,12 +38,10 @@ def write_dicom_seg(
         import highdicom
     except ImportError:
         raise ImageError(f'{path}: DICOM SEG needs the package highdicom; install it by: pip install "c2f-nnunet[seg]"') from None
-    if labels.shape != canonical_geometry(source.geometry, source.turn).shape:
-        raise ImageError(f"{path}: labels of shape {labels.shape} do not fit {source.path} of shape {source.geometry.shape} in its file's "
-                         "order; give the labels of that image")
+    label_windows(path, labels, organs, source)
     instances = by_slice(series, source.geometry)
     digest, made = content_digest(labels, organs), made or datetime.now()
-    headers = [_header(instance, series) for instance in instances]
+    headers = [_header(instance, series, source.geometry.spacing_mm[0]) for instance in instances]
     voxels = np.ascontiguousarray(from_canonical(organs.to_channels(labels), source.turn))
     try:
         dataset = highdicom.seg.Segmentation(
@@ -55,20 +53,22 @@ def write_dicom_seg(
         )  # fmt: skip
     except (AttributeError, KeyError, TypeError, ValueError) as e:  # what highdicom raises for missing or odd attributes
         raise ImageError(f"{path}: no SEG can refer to the series in {instances[0].path.parent} ({e}); export the series again") from e
-    dataset.SpecificCharacterSet = "ISO_IR 192"  # for names in any alphabet
     content = BytesIO()
     dataset.save_as(content, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
 
 
-def _header(instance: Instance, series: SeriesReference) -> pydicom.Dataset:
-    """A slice's header, with the attributes of patient and study that highdicom demands, empty where the series has none."""
+def _header(instance: Instance, series: SeriesReference, gap_mm: float) -> pydicom.Dataset:
+    """A slice's header with what highdicom asks for: patient and study, empty where the series has none of it, and a thickness."""
     with reading(instance.path):
         header = pydicom.dcmread(instance.path, stop_before_pixels=True)
+        header.SpecificCharacterSet = "ISO_IR 192"  # in which highdicom is to write the attributes
         for keyword, value in series.attributes:
             setattr(header, keyword, value)
         if header.PatientSex not in ("M", "F", "O"):
             header.PatientSex = ""
+        if header.get("SliceThickness") is None:
+            header.SliceThickness = f"{gap_mm:.6g}"
     return header
 
 

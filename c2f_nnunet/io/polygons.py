@@ -12,7 +12,8 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 ON_EDGE_VOXELS = 0.01  # nearer to a polygon's edge than this, a voxel's centre lies on it: positions are often rounded to 0.01 mm
-KEYHOLE_VOXELS = 0.25  # how far beside the voxels' centres a keyhole runs, so that no reader has to say which side a centre is on
+INSET_VOXELS = 0.002  # how far within the voxels' edges a polygon runs: for readers that round its points to whole voxels (rt-utils)
+KEYHOLE_VOXELS = 0.001  # how far beside the voxels' centres a keyhole runs, so that no reader has to say which side a centre is on
 
 
 def fill(polygons: Sequence[np.ndarray], start: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
@@ -60,15 +61,15 @@ def _meetings(a: np.ndarray, b: np.ndarray, along: int, n: int, margin: float) -
 def trace(mask: np.ndarray) -> list[np.ndarray]:
     """Closed polygons (n, 2) of a mask (rows, columns), one for each of its pieces; `fill` gives the mask back exactly.
 
-    They go through the edges between voxels, corners cut (marching squares at 0.5). Voxels that touch at a corner only are two pieces.
-    Holes are joined to the polygon around them by keyholes: channels of no width, there and back.
+    They go along the edges between voxels, INSET_VOXELS within them, corners cut (marching squares). Voxels that touch at a corner only
+    are two pieces. Holes are joined to the polygon around them by keyholes: channels of no width, there and back.
     """
     pieces, _ = ndimage.label(mask)
     polygons = []
     for number, window in enumerate(ndimage.find_objects(pieces), 1):
         piece = np.pad(pieces[window] == number, 1)
         corner = (window[0].start - 1, window[1].start - 1)
-        rings = [ring[:-1] + corner for ring in find_contours(piece.astype(float), 0.5)]  # the first point is repeated as the last
+        rings = [ring[:-1] + corner for ring in find_contours(piece.astype(float), 0.5 + INSET_VOXELS)]  # its last point is its first
         polygons.append(_straightened(_joined(rings)))
     return polygons
 
@@ -97,11 +98,11 @@ def _aside(ring: np.ndarray, at: int) -> tuple[int, np.ndarray]:
     before, after = ring[at - 1], ring[(at + 1) % len(ring)]
     ahead = bool(after[1] > ring[at, 1])
     way = (after if ahead else before) - ring[at]
-    return at + ahead, ring[at] + way * (KEYHOLE_VOXELS / way[1])
+    return at + ahead, np.array([ring[at, 0] + way[0] * (KEYHOLE_VOXELS / way[1]), ring[at, 1] + KEYHOLE_VOXELS])
 
 
 def _straightened(ring: np.ndarray) -> np.ndarray:
-    """The polygon without the points at which it goes straight on; its coordinates are quarters, so the comparison is exact."""
+    """The polygon without the points at which it goes straight on; a real turn is at least that of a keyhole's mouth, a thousandth."""
     to, on = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
     turn = to[:, 0] * on[:, 1] - to[:, 1] * on[:, 0]
-    return ring[(turn != 0) | ((to * on).sum(axis=1) < 0)]
+    return ring[(np.abs(turn) > 1e-6) | ((to * on).sum(axis=1) < 0)]

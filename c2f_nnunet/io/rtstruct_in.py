@@ -1,11 +1,12 @@
 """RTSTRUCT in: the contours of each structure on a CT's canonical grid, and from there to masks, one structure at a time.
 
-Where a contour lies is decided by its points, which are millimetres in the patient; the slices that it refers to only tell whether it was
-drawn on this CT. Nothing is added between contours: a slice without one is empty. Every departure from the plain case is told in `notes`,
-and what cannot be used without guessing in `refusal`.
+A contour belongs to the slice that it refers to where its points, which are millimetres in the patient, lie less than a slice from it;
+otherwise the points decide. Nothing is added between contours: a slice without one is empty. Every departure from the plain case is told
+in `notes`, and what cannot be used without guessing in `refusal`.
 """
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,14 @@ from .polygons import ON_EDGE_VOXELS, fill
 from .series import SeriesReference, reading
 
 ON_SLICE = 0.1  # of the distance between slices: what is nearer to a slice than this lies on it, rounding included
+REFERRED = 0.97  # slices: a contour less far than this from the slice that it refers to belongs to it; a whole slice contradicts it
 FARTHEST_VOXELS = 1e6  # a point farther off than this comes from a damaged file
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "INTERPOLATED_PLANAR")  # the last is no standard's, but some systems write it
+# how a contour's slice was found, where that is not the slice that it refers to and lies on
+BARE = "referring to no slice: matched by position"
+FOREIGN = "referring to slices of another series: matched by position"
+APART = "referring to a slice elsewhere: matched by position"
+OFF = "beside the slice referred to, by less than a slice: put on it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,31 +79,13 @@ def read_rtstruct(path: str | Path, geometry: Geometry, series: SeriesReference)
     apart, and the references say what was drawn on. References to other slices are let pass, with a note, in the CT's own frame.
     """
     path = Path(path)
-    with reading(path):
-        try:
-            dataset = pydicom.dcmread(path)
-        except InvalidDicomError:
-            raise ImageError(f"{path}: is no DICOM file; give the RTSTRUCT of the series") from None
-        if dataset.get("Modality") != "RTSTRUCT":
-            raise ImageError(f"{path}: is {dataset.get('Modality') or 'of no modality'} and no RTSTRUCT; give the RTSTRUCT of the series")
-        _check_whole(path, dataset)
-        drawn, kinds, named = _drawn(path, dataset, geometry), _interpreted_types(dataset), series.series in _named_series(dataset)
-        structures, seen = [], Counter()
-        for item in dataset.get("StructureSetROISequence") or ():
-            number = int(item.ROINumber)
-            seen[number] += 1
-            colour, contours = drawn.pop(number, (None, ()))
-            frame = str(item.get("ReferencedFrameOfReferenceUID") or _only_frame(dataset))
-            plain = Structure(number, str(item.get("ROIName") or f"ROI {number}").strip(), colour, kinds.get(number, ""), {})
-            structures.append(_structure(plain, contours, frame, named, geometry, series))
-        label = str(dataset.get("StructureSetLabel") or "")
-    twice = [str(number) for number, count in seen.items() if count > 1]
-    if twice or not structures:
-        what = f"gives the number {', '.join(twice)} to several structures" if twice else "names no structures"
-        raise ImageError(f"{path}: {what}; export it again")
-    _check_usable(path, structures)
-    notes = [f"contours of number {number}, which no structure has, are left out" for number, (_, contours) in drawn.items() if contours]
-    return RTStruct(path, geometry.shape, label, tuple(structures), tuple(notes))
+    try:
+        with reading(path):
+            return _read(path, pydicom.dcmread(path), geometry, series)
+    except InvalidDicomError:
+        raise ImageError(f"{path}: is no DICOM file; give the RTSTRUCT of the series") from None
+    except struct.error as e:  # pydicom, where a file ends within a header
+        raise ImageError(f"{path}: truncated or damaged ({e}); copy or export it again") from e
 
 
 def structure_mask(rtstruct: RTStruct, structure: Structure) -> tuple[np.ndarray, Box]:
@@ -124,6 +113,31 @@ def full_mask(rtstruct: RTStruct, structure: Structure) -> np.ndarray:
 
 
 # What the file says
+
+
+def _read(path: Path, dataset: pydicom.Dataset, geometry: Geometry, series: SeriesReference) -> RTStruct:
+    """`read_rtstruct` of an opened file, whose values pydicom converts as they are asked for."""
+    if dataset.get("Modality") != "RTSTRUCT":
+        raise ImageError(f"{path}: is {dataset.get('Modality') or 'of no modality'} and no RTSTRUCT; give the RTSTRUCT of the series")
+    _check_whole(path, dataset)
+    drawn, kinds, named = _drawn(path, dataset, geometry), _interpreted_types(dataset), series.series in _named_series(dataset)
+    depth = dict(zip((i.uid for i in series.instances), geometry.index([i.position_mm for i in series.instances])[:, 0].tolist()))
+    structures, seen = [], Counter()
+    for item in dataset.get("StructureSetROISequence") or ():
+        number = int(item.ROINumber)
+        seen[number] += 1
+        colour, contours = drawn.pop(number, (None, ()))
+        frame = str(item.get("ReferencedFrameOfReferenceUID") or _only_frame(dataset))
+        plain = Structure(number, str(item.get("ROIName") or f"ROI {number}").strip(), colour, kinds.get(number, ""), {})
+        structures.append(_structure(plain, contours, frame, named, geometry, series.frame, depth))
+    label = str(dataset.get("StructureSetLabel") or "")
+    twice = [str(number) for number, count in seen.items() if count > 1]
+    if twice or not structures:
+        what = f"gives the number {', '.join(twice)} to several structures" if twice else "names no structures"
+        raise ImageError(f"{path}: {what}; export it again")
+    _check_usable(path, structures)
+    notes = [f"contours of number {number}, which no structure has, are left out" for number, (_, contours) in drawn.items() if contours]
+    return RTStruct(path, geometry.shape, label, tuple(structures), tuple(notes))
 
 
 def _check_whole(path: Path, dataset: pydicom.Dataset) -> None:
@@ -185,8 +199,11 @@ def _only_frame(dataset: pydicom.Dataset) -> str:
 # What of it can be used on this CT
 
 
-def _structure(plain: Structure, contours, frame: str, named: bool, geometry: Geometry, series: SeriesReference) -> Structure:
-    """The structure with its polygons by slice, or with its refusal, and with its notes. named: whether the file names the CT's series."""
+def _structure(plain: Structure, contours, frame: str, named: bool, geometry: Geometry, ct_frame: str, depth: dict) -> Structure:
+    """The structure with its polygons by slice, or with its refusal, and with its notes.
+
+    named: whether the file names the CT's series. depth: SOP instance UID of each slice of the CT → its fractional slice index.
+    """
 
     def made(notes, polygons=None, refusal: str = "") -> Structure:
         return Structure(plain.number, plain.name, plain.colour, plain.interpreted_type, polygons or {}, tuple(notes), refusal)
@@ -196,65 +213,66 @@ def _structure(plain: Structure, contours, frame: str, named: bool, geometry: Ge
     closed = [c for c in contours if c.kind in CLOSED and len(c.points)]
     if not closed:
         return made([*notes, "empty: it has no closed contours"])
-    here = {instance.uid for instance in series.instances}
-    refers = any(not here.isdisjoint(c.instances) or (named and not c.instances) for c in closed)
-    if frame and series.frame and frame != series.frame:
+    refers = any(not depth.keys().isdisjoint(c.instances) or (named and not c.instances) for c in closed)
+    if frame and ct_frame and frame != ct_frame:
         if not refers:
             return made(notes, None, "it is drawn in another frame of reference than the CT's and does not refer to the CT")
         notes.append("its frame of reference is not the CT's, but it refers to the CT")
-    elif not refers and not (frame and series.frame):
+    elif not refers and not (frame and ct_frame):
         notes.append("it names no frame of reference: taken as the CT's")
     spans = [float(np.ptp(c.points[:, 0])) for c in closed]
     if max(spans) > ON_SLICE:
         tilted = sum(span > ON_SLICE for span in spans)
         return made(notes, None, f"{_count(tilted, 'contour')} of {len(closed)} not in the plane of the CT's axial slices "
                                  f"(through up to {max(spans) * geometry.spacing_mm[0]:.3g} mm of them)")
-    polygons, placed = _by_slice(closed, geometry.shape)
-    return made([*notes, *_reference_notes(closed, geometry, series, here), *placed], polygons)
+    polygons, placed = _by_slice(closed, depth, geometry.shape)
+    return made([*notes, *placed], polygons)
 
 
-def _reference_notes(closed: list[_Contour], geometry: Geometry, series: SeriesReference, here: set[str]) -> list[str]:
-    """How the slices that the contours refer to differ from those where they lie."""
-    bare = sum(not c.instances for c in closed)
-    foreign = sum(bool(c.instances) and not here.intersection(c.instances) for c in closed)
-    depth = dict(zip((i.uid for i in series.instances), geometry.index([i.position_mm for i in series.instances])[:, 0]))
-    apart = sum(bool(here.intersection(c.instances)) and
-                min(abs(depth[uid] - c.points[0, 0]) for uid in here.intersection(c.instances)) > 0.5 + ON_SLICE for c in closed)
-    told = ((bare, "to no slice"), (foreign, "to slices of another series"), (apart, "to another slice than it lies on"))
-    return [f"{_count(n, 'contour')} referring {what}: matched by position" for n, what in told if n]
-
-
-def _by_slice(closed: list[_Contour], shape) -> tuple[dict[int, tuple[np.ndarray, ...]], list[str]]:
-    """Slice → polygons (row, column), and notes. Of several planes of contours nearest to one slice, the nearest is taken.
+def _by_slice(closed: list[_Contour], depth: dict[str, float], shape) -> tuple[dict[int, tuple[np.ndarray, ...]], list[str]]:
+    """Slice → polygons (row, column), and notes. Of several planes of contours at one slice, the nearest is taken.
 
     Contours of two planes must not be filled together: one inside another would make a hole.
     """
     z = np.array([np.median(c.points[:, 0]) for c in closed])
-    order = np.argsort(z, kind="stable")
-    plane = np.cumsum(np.concatenate([[0], np.diff(z[order]) > ON_SLICE]))
-    found, outside, between, second = {}, 0, 0, 0  # slice → (distance, contours)
-    for number in range(plane[-1] + 1):
-        members = [closed[i] for i in order[plane == number]]
-        place = float(z[order[plane == number]].mean())
-        k = int(np.floor(place + 0.5))
-        distance = abs(place - k)
-        if not 0 <= k < shape[0]:
-            outside += len(members)
-            continue
-        between += len(members) if distance > ON_SLICE else 0
-        if k in found:
-            second += len(members if distance >= found[k][0] else found[k][1])
-        if k not in found or distance < found[k][0]:
-            found[k] = (distance, members)
-    polygons = {k: tuple(c.points[:, 1:] for c in members) for k, (_, members) in sorted(found.items())}
-    gap = max(polygons) - min(polygons) + 1 - len(polygons) if polygons else 0
-    beyond = sum(bool((p < -0.5).any() or (p > np.array(shape[1:]) - 0.5).any()) for ps in polygons.values() for p in ps)
-    few = sum(len(p) < 3 for ps in polygons.values() for p in ps)
-    told = ((outside, "above or below the CT: left out"), (between, "between slices: put on the nearest"),
-            (second, "nearest to a slice that has nearer ones: left out"), (beyond, "reaching beyond the CT's edge: cut there"),
-            (few, "of one or two points: voxels under them only"))
+    order, plane = np.argsort(z, kind="stable"), np.empty(len(z), int)
+    plane[order] = np.cumsum(np.concatenate([[0], np.diff(z[order]) > ON_SLICE]))
+    z = np.array([z[plane == number].mean() for number in range(plane.max() + 1)])[plane]
+    slices, found_by = zip(*(_slice_of(float(at), c.instances, depth) for at, c in zip(z, closed)))
+    planes = {}  # slice → plane → the numbers of its contours
+    for i, k in enumerate(slices):
+        if 0 <= k < shape[0]:
+            planes.setdefault(k, {}).setdefault(plane[i], []).append(i)
+    kept = {k: min(here.values(), key=lambda members: abs(z[members[0]] - k)) for k, here in sorted(planes.items())}
+    inside = [i for here in planes.values() for members in here.values() for i in members]
+    polygons = {k: tuple(closed[i].points[:, 1:] for i in members) for k, members in kept.items()}
+    drawn = [polygon for members in polygons.values() for polygon in members]
+    edge = np.array(shape[1:]) - 0.5
+    told = [(found_by.count(how), how) for how in (BARE, FOREIGN, APART, OFF)]
+    told += [(len(closed) - len(inside), "above or below the CT: left out"),
+             (sum(found_by[i] in (BARE, FOREIGN, APART) and abs(z[i] - slices[i]) > ON_SLICE for i in inside),
+              "between slices: put on the nearest"),
+             (len(inside) - len(drawn), "at a slice that has nearer ones: left out"),
+             (sum(bool((p < -0.5).any() or (p > edge).any()) for p in drawn), "reaching beyond the CT's edge: cut there"),
+             (sum(len(p) < 3 for p in drawn), "of one or two points: voxels under them only")]
+    gap = max(kept) - min(kept) + 1 - len(kept) if kept else 0
     notes = [f"{_count(n, 'contour')} {what}" for n, what in told if n]
     return polygons, notes + ([f"{_count(gap, 'slice')} between its first and its last contour left empty"] if gap else [])
+
+
+def _slice_of(z: float, instances: tuple[str, ...], depth: dict[str, float]) -> tuple[int, str]:
+    """The slice that a contour at the fractional slice z belongs to, and how that was found ("" for the plain case).
+
+    It is the one that it refers to where they lie less than a slice apart: writers that spread slices evenly where one is missing, as
+    rt-utils does, put contours off their slices. A reference further off contradicts the points, which then decide.
+    """
+    nearest = int(np.floor(z + 0.5))
+    referred = min((depth[uid] for uid in instances if uid in depth), key=lambda at: abs(at - z), default=None)
+    if referred is None:
+        return nearest, FOREIGN if instances else BARE
+    if abs(referred - z) > REFERRED:
+        return nearest, APART
+    return round(referred), OFF if abs(referred - z) > ON_SLICE else ""
 
 
 def _check_usable(path: Path, structures: list[Structure]) -> None:

@@ -6,7 +6,7 @@ Reference besides. Choices that planning systems depend on:
 - Implicit VR: in explicit VR a contour's points may take 64 kB at most, and longer ones become an unknown type that few systems read.
 - At most 10 characters a number: decimal strings longer than 16 are refused by Eclipse, for one.
 - Holes by keyhole, one polygon for each piece: what PS3.3 C.8.8.6.3 prescribes for CLOSED_PLANAR. Separate contours for holes would be
-  CLOSEDPLANAR_XOR, which is newer than most systems; readers that unite closed contours fill such holes.
+  CLOSEDPLANAR_XOR, which older systems do not know; and readers that unite closed contours fill such holes.
 """
 from __future__ import annotations
 
@@ -49,15 +49,8 @@ def write_rtstruct(
     made: the date and time that the file bears (default: now). Its UIDs come from content and time: the same arguments give the same
     file, and a later run is another object, as DICOM asks for. ImageError where labels, source and series do not fit each other.
     """
-    geometry = canonical_geometry(source.geometry, source.turn)
-    made = made or datetime.now()
-    if labels.shape != geometry.shape:
-        raise ImageError(f"{path}: labels of shape {labels.shape} do not fit {source.path} of shape {geometry.shape}; "
-                         "give the labels of that image")
-    windows = {i: window for i, window in enumerate(ndimage.find_objects(labels), 1) if window}  # label id → the box that holds it
-    unknown = [i for i in windows if i not in organs.ids]
-    if unknown:
-        raise ImageError(f"{path}: the labels hold {', '.join(map(str, unknown[:5]))}, which no organ has; give the organs of these labels")
+    windows = label_windows(path, labels, organs, source)
+    geometry, made = canonical_geometry(source.geometry, source.turn), made or datetime.now()
     if not series.frame:
         raise ImageError(f"{path}: the series in {series.instances[0].path.parent} has no frame of reference, so nothing can be placed in "
                          "it; export the series again")
@@ -68,6 +61,18 @@ def write_rtstruct(
     content = BytesIO()
     pydicom.dcmwrite(content, dataset, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
+
+
+def label_windows(path: str | Path, labels: np.ndarray, organs: LabelSet, source: Source) -> dict[int, tuple[slice, slice, slice]]:
+    """Label id → the window of the canonical labels (z, y, x) that holds it; ImageError where the labels do not fit source or organs."""
+    shape = canonical_geometry(source.geometry, source.turn).shape
+    if labels.shape != shape:
+        raise ImageError(f"{path}: labels of shape {labels.shape} do not fit {source.path} of shape {shape}; give the labels of that image")
+    windows = {i: window for i, window in enumerate(ndimage.find_objects(labels), 1) if window}
+    unknown = [i for i in windows if i not in organs.ids]
+    if unknown:
+        raise ImageError(f"{path}: the labels hold {', '.join(map(str, unknown[:5]))}, which no organ has; give the organs of these labels")
+    return windows
 
 
 def item_of(**values) -> Dataset:
@@ -94,7 +99,7 @@ def _head(series: SeriesReference, made: datetime, digest: str) -> Dataset:
         SpecificCharacterSet="ISO_IR 192", InstanceCreationDate=date, InstanceCreationTime=time,
         SOPClassUID=RTStructureSetStorage, SOPInstanceUID=new_uid("RTSTRUCT", series, made, digest), **dict(series.attributes),
         StudyInstanceUID=series.study, Modality="RTSTRUCT", SeriesInstanceUID=new_uid("RTSTRUCT series", series, made, digest),
-        SeriesNumber=None, SeriesDate=date, SeriesTime=time, SeriesDescription=NOTICE, OperatorsName="",
+        SeriesNumber=1, SeriesDate=date, SeriesTime=time, SeriesDescription=NOTICE, OperatorsName="",
         Manufacturer=SOFTWARE, ManufacturerModelName=SOFTWARE, SoftwareVersions=__version__,
         FrameOfReferenceUID=series.frame, PositionReferenceIndicator="", ApprovalStatus="UNAPPROVED",
     )  # fmt: skip

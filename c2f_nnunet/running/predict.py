@@ -5,7 +5,6 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -70,8 +69,12 @@ def require_dicom(cases: tuple[Case, ...], options: PredictOptions) -> None:
     if asked and others:
         raise C2FError(f"{others[0]}: is no DICOM series, and what {' and '.join(asked)} would write refers to the slices of one; "
                        "give the series, or leave the option out")
-    if options.dicom_seg and not find_spec("highdicom"):
-        raise C2FError('--dicom_seg: needs the package highdicom; install it (pip install "c2f-nnunet[seg]"), or leave the option out')
+    if options.dicom_seg:
+        try:
+            import highdicom  # noqa: F401
+        except ImportError:
+            remedy = 'install it (pip install "c2f-nnunet[seg]"), or leave the option out'
+            raise C2FError(f"--dicom_seg: needs the package highdicom; {remedy}") from None
 
 
 def output_path(out: Path, case: Case, options: PredictOptions) -> Path:

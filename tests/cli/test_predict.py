@@ -1,6 +1,7 @@
 """c2f_predict: each option in what is computed, which scans are meant, what is shown, and how it ends."""
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,7 +143,7 @@ def series(tmp_path) -> Path:
     ([], ()), (["--rtstruct"], ("rtstruct",)), (["--rtstruct", "--dicom_seg"], ("rtstruct", "dicom_seg")),
 ])  # fmt: skip
 def test_a_dicom_series_is_a_case(tiny_planned, predicted, out, series, capsys, monkeypatch, args, extras):
-    monkeypatch.setattr(running, "find_spec", lambda name: name == "highdicom")
+    monkeypatch.setitem(sys.modules, "highdicom", SimpleNamespace())
     assert predict.main(tiny_planned.args("-i", series, "-o", out, "-device", "cpu", *args)) == 0
     assert predicted.files == [tuple(series / "P01" / f"CT{k:03}.dcm" for k in range(4))] and predicted.options.extras == extras
     shown = capsys.readouterr()
@@ -157,7 +158,7 @@ def test_what_refers_to_a_series_is_refused_for_other_scans_before_anything_is_c
 
 
 def test_a_seg_without_highdicom_is_refused_before_anything_is_computed(tiny_planned, predicted, out, series, fails, monkeypatch):
-    monkeypatch.setattr(running, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "highdicom", None)
     error = fails(predict, tiny_planned, "-i", series, "-o", out, "-device", "cpu", "--dicom_seg")
     assert "--dicom_seg: needs the package highdicom; install it" in error and not hasattr(predicted, "files")
 

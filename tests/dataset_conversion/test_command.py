@@ -1,8 +1,11 @@
 """The converters' command line: where the data set goes, which organs and parts are taken, under which names."""
+import subprocess
+import sys
+
 import pytest
 
 from c2f_nnunet.errors import DatasetError, WorkspaceError
-from tests.dataset_conversion.sources import load
+from tests.dataset_conversion.sources import FOLDER, load
 
 command, writing = load("parts.command"), load("parts.writing")
 ORGANS = ("Mandible", "Optic-Nerve-Lt", "Optic-Nerve-Rt", "IAC_L")
@@ -78,3 +81,12 @@ def test_wanted_organs_in_any_spelling(wanted, expected):
 def test_an_organ_that_the_source_does_not_have_is_refused():
     with pytest.raises(DatasetError, match="--organs Parotid_L: not an organ of this source; it has Mandible, "):
         command.select_organs(ORGANS, ["Mandible", "Parotid_L"])
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in FOLDER.glob("*.py")))
+def test_each_converter_is_a_script_with_an_example_and_a_row_in_the_table(script):
+    environment = {"PYTHONPATH": str(FOLDER.parent), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, str(FOLDER / script), "--help"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"python dataset_conversion/{script}" in done.stdout
+    assert f"| `{script}` |" in (FOLDER.parent / "documentation" / "data_format.md").read_text(encoding="utf-8")

@@ -45,7 +45,7 @@ def test_an_organ_inside_another_stays_whole(source, capsys):
 
 def test_the_other_readers_masks(source):
     assert convert(source / "nrrds", "--reader", "radiographer", "--train", "validation", "test", "--test") == 0
-    dataset = verified(source.parent / "raw" / "Dataset019_DeepMindTCIA")
+    dataset = verified(source / "raw" / "Dataset019_DeepMindTCIA")
     assert dataset.labels.organs == ("Parotid_L", "Parotid_R") and len(dataset.training) == 4 and dataset.test == ()
     assert known(dataset) == dict.fromkeys(("0522c0017", "0522c0727a", "0522c0727b", "TCGA-CV-7236"))
     np.testing.assert_array_equal(label_of(dataset.root, "0522c0017") == 1, MASKS["radiographer"]["Parotid-Lt"] > 0)

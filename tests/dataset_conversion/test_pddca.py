@@ -94,8 +94,3 @@ def test_a_folder_without_scans_is_refused(tmp_path, capsys):
     assert convert(tmp_path / "empty") == 1
     assert "empty: no folder 0522cXXXX with img.nrrd of the parts train, optional, offsite, onsite" in capsys.readouterr().err
 
-
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit) as end:
-        pddca.main(["--help"])
-    assert not end.value.code and "example:\n  python dataset_conversion/pddca.py" in capsys.readouterr().out

@@ -1,4 +1,6 @@
 """DICOM SEG: masks that come back by highdicom's own reader, what the file refers to, and the remedy where highdicom is not installed."""
+import shutil
+import subprocess
 import sys
 from datetime import datetime
 
@@ -70,10 +72,21 @@ def test_a_label_map_without_organs_and_a_series_without_a_patient(tmp_path, hig
     assert len(pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence) == 3
 
 
+def test_dciodvfy_finds_no_error(tmp_path, highdicom):
+    if not shutil.which("dciodvfy"):
+        pytest.skip("dciodvfy is not installed (Debian: apt-get install dicom3tools)")
+    made = scan(tmp_path / "ct")
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    said = subprocess.run(["dciodvfy", str(tmp_path / "seg.dcm")], capture_output=True, text=True)
+    assert [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")] == []
+
+
 def test_what_does_not_fit(tmp_path, highdicom):
     made = scan(tmp_path / "ct")
     with pytest.raises(ImageError, match=r"labels of shape \(6, 20, 23\) do not fit"):
         write_dicom_seg(tmp_path / "seg.dcm", np.zeros((6, 20, 23), np.uint8), ORGANS, made.image.source, made.series)
+    with pytest.raises(ImageError, match="the labels hold 9, which no organ has"):
+        write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)) * 9, LabelSet(("A", "B"), (27, 30)), made.image.source, made.series)
     with pytest.raises(ImageError, match="the 5 slices of the series are not the 6 axial slices"):
         write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, series_reference(made.files[1:]))
     assert not (tmp_path / "seg.dcm").exists()

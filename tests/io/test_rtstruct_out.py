@@ -114,7 +114,8 @@ def test_contours_lie_on_the_voxels_edges(ct, tmp_path):
     (contour,) = pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence[0].ContourSequence
     x, y, z = -100 + 9 * 0.8, 50.5 + 6 * 1.25, -320.25 + 4 * 3
     expected = [(x - 0.4, y, z), (x, y - 0.625, z), (x, y + 0.625, z), (x + 0.4, y, z)]
-    np.testing.assert_allclose(sorted(map(tuple, np.reshape(contour.ContourData, (-1, 3)).astype(float))), expected, atol=1e-9)
+    # less than 0.003 mm within them
+    np.testing.assert_allclose(sorted(map(tuple, np.reshape(contour.ContourData, (-1, 3)).astype(float))), expected, atol=3e-3)
 
 
 def test_it_says_that_nobody_has_reviewed_it(ct, tmp_path):

@@ -37,7 +37,7 @@ def test_headers_tell_the_grid_that_reading_gives(scans):
 
 def test_what_cannot_be_read_is_told_by_the_reader_of_its_kind(scans):
     with pytest.raises(ImageError, match="1 slice is missing"):
-        read_scan((*scans[1][:2], scans[1][3]))
+        read_scan((*scans[1][:2], scans[1][3], slice_file(scans[0].parent, 4)))
     with pytest.raises(ImageError, match="gone.nii.gz: no such image file"):
         read_scan(scans[0].with_name("gone.nii.gz"))
 

@@ -203,3 +203,17 @@ def test_a_series_that_nothing_can_refer_to_is_told_before_it_is_computed(tiny_t
     assert predict(tiny_trained, series, tmp_path / "out", "--rtstruct") == 3
     assert "its header has no StudyInstanceUID, so nothing can refer to it" in capsys.readouterr().err
     assert not (tmp_path / "out" / "P01.nii.gz").exists()
+
+
+def test_a_real_series(tiny_trained, real_data, tmp_path):
+    """One real head and neck, by a network that never saw any: files, grid and references are right, whatever it finds."""
+    out = tmp_path / "out"
+    assert predict(tiny_trained, real_data / "dicom" / "head_neck_ct", out, "--stage", "coarse", "--rtstruct") == 0
+    (note,) = out.glob("*_*.json")
+    label = read_label(note.with_suffix(".nii.gz"))
+    series = series_reference(sorted((real_data / "dicom" / "head_neck_ct").glob("*.dcm")))
+    assert label.array.shape == (90, 511, 511) and label.geometry.spacing_mm == pytest.approx((3.0, 1.0, 1.0))
+    written = pydicom.dcmread(note.with_name(f"{note.stem}_rtstruct.dcm"))
+    study = written.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    images = study.RTReferencedSeriesSequence[0].ContourImageSequence
+    assert {i.ReferencedSOPInstanceUID for i in images} == {i.uid for i in series.instances} and len(images) == 90
