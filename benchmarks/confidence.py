@@ -20,21 +20,19 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from c2f_nnunet.data.dataset import Case, read_dataset
+from c2f_nnunet.data.fingerprint import Fingerprint
 from c2f_nnunet.inference.cascade import Cascade, merge, run_coarse, run_fine
-from c2f_nnunet.inference.shapes import shapes
+from c2f_nnunet.inference.checks import check_case, scene
+from c2f_nnunet.inference.limits import organ_limits
+from c2f_nnunet.io import records
 from c2f_nnunet.io.images import read_image, read_label
 from c2f_nnunet.network.precision import default_device, find_device
 from c2f_nnunet.running.model import build_cascade, held_out_case, open_model
 from c2f_nnunet.workspace import ModelFolder
 
-QUANTITIES = ("inside", "soft", "views", "folds", "stages", "largest_share")
-COMBINED = {
-    "views + stages": ("views", "stages"),
-    "soft + views": ("soft", "views"),
-    "soft + stages": ("soft", "stages"),
-    "soft + views + stages": ("soft", "views", "stages"),
-    "soft + views + stages + folds": ("soft", "views", "stages", "folds"),
-}
+QUANTITIES = ("inside", "soft", "views", "folds", "stages")
+PRODUCTS = (("inside", "stages"), ("inside", "views"), ("inside", "views", "stages"), ("soft", "stages"), ("inside", "folds"))
+PLACES = (("inside", "stages"), ("inside", "views", "stages"), ("inside", "views", "stages", "folds"))
 RESAMPLES = 2000
 
 
@@ -57,48 +55,70 @@ def measure(models: list[Path], raw: Path, fold: int, out: Path) -> pd.DataFrame
     ensemble = {name: [n for c in cascades for n in c.networks[name]] for name in cascades[0].networks}
     cascade, clean = replace(cascades[0], networks=ensemble), frozenset(opened[0].fusion.clean)
     cases = {c.id: c for c in read_dataset(raw).training}
+    fingerprint = records.read(Fingerprint, models[0] / "fingerprint.json")
     frame = pd.read_csv(out) if out.exists() else pd.DataFrame({"case": []})
     for case in tqdm([c for c in opened[0].splits()[fold].val if c not in set(frame["case"])], unit="case", disable=None):
-        frame = pd.concat([frame, pd.DataFrame(of_case(cascade, held_out_case(cases, case), clean))])
+        frame = pd.concat([frame, pd.DataFrame(of_case(cascade, held_out_case(cases, case), clean, fingerprint))], ignore_index=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         frame.to_csv(out, index=False)
     return frame
 
 
-def of_case(cascade: Cascade, case: Case, clean: frozenset[str]) -> list[dict]:
-    """The evidence for every organ of a case, and its DSC."""
+def of_case(cascade: Cascade, case: Case, clean: frozenset[str], fingerprint: Fingerprint) -> list[dict]:
+    """The evidence for every organ of a case, its DSC, and which checks fail against the training set without this case."""
     image, truth = read_image(case.image), cascade.plan.labels.to_channels(read_label(case.label).array)
     began = time.monotonic()
     coarse = run_coarse(cascade, image.array, image.geometry)
     maps = run_fine(cascade, coarse, image.array, image.geometry)
     result = merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located, clean)
     predicted = time.monotonic()
-    found, rows = shapes(result.channels, cascade.plan.labels.organs), []
-    shaped = time.monotonic()
-    for c, report in enumerate(result.reports, start=1):
-        a, b = truth == c, result.channels == c
-        shape = found.get(report.organ)
+    anchor_mm = coarse.prepared.geometry.world(coarse.prepared.anchor_index)[::-1]
+    labels, rows = cascade.plan.labels, []
+    scan = scene(result.channels, labels.organs, image.geometry, anchor_mm)
+    checked = check_case(case.id, result, scan, organ_limits(fingerprint, without={case.id}), labels.pairs)
+    done = time.monotonic()
+    for c, (report, its) in enumerate(zip(result.reports, checked), start=1):
+        a, b, shape = truth == c, result.channels == c, scan.shapes.get(report.organ)
         rows.append({
             "case": case.id, "organ": report.organ, "dsc": 2 * (a & b).sum() / max(1, a.sum() + b.sum()), **asdict(report.evidence),
-            "largest_share": shape.largest_share if shape else 0.0, "components": shape.components if shape else 0,
-            "volume_ml": report.volume_ml, "true_ml": a.sum() * image.geometry.voxel_mm3 / 1000, "how": report.how,
-            "grown": report.grown, "flags": "; ".join(report.flags), "predict_s": predicted - began, "shapes_s": shaped - predicted,
+            "components": shape.components if shape else 0, "volume_ml": report.volume_ml,
+            "true_ml": a.sum() * image.geometry.voxel_mm3 / 1000, "failed": "; ".join(f.sentence for f in its.failed),
+            "predict_s": predicted - began, "checks_s": done - predicted,
         })  # fmt: skip
     return rows
 
 
 def show(frame: pd.DataFrame) -> None:
-    """Correlations and flagged errors, for every quantity and every mean of several."""
-    for name, parts in COMBINED.items():
-        if frame[list(parts)].notna().all().all():
-            frame[name] = frame[list(parts)].mean(axis=1)
-    names = [n for n in (*QUANTITIES, *COMBINED) if n in frame and frame[n].notna().all()]
-    print(frame.drop(columns=[n for n in COMBINED if n in frame]).round(3).to_string())
+    """Correlations and flagged errors, for every quantity and their combinations; then of all checks together."""
+    print(frame.round(3).to_string())
     print("\nDSC per organ:\n" + frame.groupby("organ", sort=False)["dsc"].describe().round(3).to_string())
+    candidates = pd.concat([frame[["case", "organ", "dsc"]], frame[[q for q in QUANTITIES if frame[q].notna().all()]]], axis=1)
+    for parts in (p for p in PRODUCTS if set(p) <= set(candidates)):
+        candidates[" × ".join(parts)] = candidates[list(parts)].prod(axis=1)
+    for parts in (p for p in PLACES if set(p) <= set(candidates)):
+        places = pd.concat([place_among_others(candidates, q) for q in parts], axis=1)
+        shown = ", ".join(parts)
+        candidates[f"mean place of {shown}"], candidates[f"lowest place of {shown}"] = places.mean(axis=1), places.min(axis=1)
+    names = [c for c in candidates if c not in ("case", "organ", "dsc")]
     print("\nSpearman's correlation with the DSC, 95 % bootstrap interval over the cases:")
-    print(pd.DataFrame([correlations(frame, n) for n in names]).set_index("quantity").to_string())
+    print(pd.DataFrame([correlations(candidates, n) for n in names]).set_index("quantity").to_string())
     print("\nFlagged (below the 10th percentile of the organ's other cases) and, of the worst tenth by DSC, how many are among them:")
-    print(pd.DataFrame([flagged(frame, n) for n in names]).set_index("quantity").to_string())
+    rows = [caught(candidates, n, below_limit(candidates, n), candidates[n]) for n in names]
+    unusual = frame["failed"].fillna("").ne("").to_numpy()
+    rows.append(caught(frame, "checks but the confidence's", unusual))
+    rows.append(caught(frame, "all checks, confidence: inside", unusual | below_limit(candidates, "inside")))
+    print(pd.DataFrame(rows).set_index("quantity").to_string())
+    print("\nChecks that failed:\n" + frame.loc[unusual, ["case", "organ", "dsc", "failed"]].to_string(index=False))
+
+
+def place_among_others(frame: pd.DataFrame, name: str) -> pd.Series:
+    """The part (0…1) of the organ's other cases whose value is lower, equal ones counted half."""
+    found = []
+    for row in frame.itertuples():
+        others = frame.loc[(frame["organ"] == row.organ) & (frame["case"] != row.case), name]
+        mine = frame.at[row.Index, name]
+        found.append(float((others < mine).mean() + 0.5 * (others == mine).mean()))
+    return pd.Series(found, index=frame.index)
 
 
 def correlations(frame: pd.DataFrame, name: str) -> dict:
@@ -132,20 +152,25 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def flagged(frame: pd.DataFrame, name: str, share: float = 0.1) -> dict:
-    """How many organs are flagged, each against a limit from the other cases; and how many of the worst are among them."""
-    limit = [
-        np.percentile(frame.loc[(frame["organ"] == r.organ) & (frame["case"] != r.case), name], 100 * share) for r in frame.itertuples()
-    ]
-    flags = frame[name].to_numpy() < np.array(limit)
+def below_limit(frame: pd.DataFrame, name: str, share: float = 0.1) -> np.ndarray:
+    """Which rows lie below the limit that the organ's other cases give."""
+    limits = []
+    for row in frame.itertuples():
+        limits.append(np.percentile(frame.loc[(frame["organ"] == row.organ) & (frame["case"] != row.case), name], 100 * share))
+    return frame[name].to_numpy() < np.array(limits)
+
+
+def caught(frame: pd.DataFrame, name: str, flags: np.ndarray, value: pd.Series | None = None, share: float = 0.1) -> dict:
+    """How many are flagged; how many of the worst are among them, by DSC, and by DSC against the organ's median; or among the lowest."""
     count = max(1, round(share * len(frame)))
-    worst = frame["dsc"].rank(method="first") <= count
-    residual = frame["dsc"] - frame.groupby("organ")["dsc"].transform("median")
-    unusual = residual.rank(method="first") <= count
-    lowest = frame[name].rank(method="first") <= count
-    return {"quantity": name, "flagged": f"{flags.sum()} of {len(frame)}", "worst tenth flagged": f"{(flags & worst).sum()} of {count}",
+    lowest_dsc = (frame["dsc"].rank(method="first") <= count).to_numpy()
+    below_median = frame["dsc"] - frame.groupby("organ")["dsc"].transform("median")
+    unusual = (below_median.rank(method="first") <= count).to_numpy()
+    ranked = "–" if value is None else f"{((value.rank(method='first') <= count).to_numpy() & lowest_dsc).sum()} of {count}"
+    return {"quantity": name, "flagged": f"{flags.sum()} of {len(frame)}",
+            "worst tenth flagged": f"{(flags & lowest_dsc).sum()} of {count}",
             "farthest below the organ's median flagged": f"{(flags & unusual).sum()} of {count}",
-            "worst tenth among the lowest tenth": f"{(lowest & worst).sum()} of {count}"}
+            "worst tenth among the lowest tenth": ranked}
 
 
 if __name__ == "__main__":

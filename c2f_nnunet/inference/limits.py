@@ -12,25 +12,31 @@ from scipy.special import stdtrit
 
 from ..data.fingerprint import CaseStats, Fingerprint
 from ..io.records import record
-from .agreement import Evidence
 
 Limit = tuple[float | None, float | None]
 Limits3 = tuple[Limit, Limit, Limit]
 CASE_ALARMS = 0.05  # a choice: of ordinary cases, the share in which any organ's size or place is called unusual
 LOW_TENTH = 10.0  # a choice: percentile of the held-out cases' confidence below which an organ needs a look
 LOOSE = 0.01  # a choice: loose pieces that hold less of the organ than this are never remarked on
+EDGE_SHARE = 0.1  # a choice: a face of the scan that fewer training cases than this part touch is seldom touched
 FEWEST = 3  # cases that a range is derived from
 
 
 @record
 class HeldOut:
-    """One organ in one held-out case: the DSC that its result reached, the evidence for it, and what its largest component holds (0…1)."""
+    """What one organ's results on held-out cases were like, case by case: DSC, confidence, the part in the largest component (all 0…1)."""
 
-    case: str
     organ: str
-    dsc: float
-    evidence: Evidence
-    largest_share: float
+    cases: tuple[str, ...]
+    dsc: tuple[float, ...]
+    confidence: tuple[float, ...]
+    largest_share: tuple[float, ...]
+
+    def without(self, cases: Collection[str]) -> "HeldOut":
+        """The same with these cases left out."""
+        kept = [i for i, case in enumerate(self.cases) if case not in cases]
+        columns = self.cases, self.dsc, self.confidence, self.largest_share
+        return HeldOut(self.organ, *(tuple(column[i] for i in kept) for column in columns))
 
 
 @record
@@ -66,26 +72,27 @@ def organ_limits(fingerprint: Fingerprint, held_out: Sequence[HeldOut] = (), wit
     partners = {a: b for pair in fingerprint.pairs for a, b in (pair, pair[::-1])}
     numbers = 7 * len(organs) + len(fingerprint.pairs)  # compared in each case: a volume and two places of three axes; and a ratio
     chance = CASE_ALARMS / numbers
-    tests = [h for h in held_out if h.case not in without]
-    return {o: _of_organ(o, partners.get(o), cases, centres, chance, [h for h in tests if h.organ == o]) for o in organs}
+    tests = {h.organ: h.without(without) for h in held_out}
+    return {o: _of_organ(o, partners.get(o), cases, centres, chance, tests.get(o)) for o in organs}
 
 
 def _of_organ(
-    organ: str, partner: str | None, cases: Sequence[CaseStats], centres: Mapping[str, np.ndarray], chance: float, held_out: Sequence[HeldOut]
+    organ: str, partner: str | None, cases: Sequence[CaseStats], centres: Mapping[str, np.ndarray], chance: float, held_out: HeldOut | None
 ) -> OrganLimits:  # fmt: skip
     mine = [c for c in cases if organ in c.organs]
     stats = [c.organs[organ] for c in mine]
     among = [a for c in mine if (a := among_mm(organ, {o: s.offset_mm for o, s in c.organs.items()}, centres)) is not None]
     both = [c for c in mine if partner in c.organs]
-    ends = [(stats_.box.start[0] - c.body_box.stop[0], stats_.box.stop[0] - c.body_box.stop[0]) for c, stats_ in zip(mine, stats)]
-    span = tuple(float(v) for v in np.median([np.multiply(e, c.spacing_mm[0]) for e, c in zip(ends, mine)], axis=0))
+    ends = [np.subtract((c.organs[organ].box.start[0], c.organs[organ].box.stop[0]), c.body_box.stop[0]) * c.spacing_mm[0] for c in mine]
+    span = tuple(float(v) for v in np.median(ends, axis=0))
+    tested = held_out is not None and len(held_out.cases) >= FEWEST
     return OrganLimits(
         organ, len(mine), ratio_range([s.volume_mm3 / 1000 for s in stats], chance), tuple(map(float, centres[organ])),
         _ranges([s.offset_mm for s in stats], chance), _ranges(among, chance),
         ratio_range([c.organs[organ].volume_mm3 / c.organs[partner].volume_mm3 for c in both], chance),
         span, min(held_share(span, _scan_span(c), _shift_z(c, centres)) for c in mine), _touching(mine, organ),
-        float(np.percentile([h.evidence.confidence for h in held_out], LOW_TENTH)) if len(held_out) >= FEWEST else None,
-        min(min(h.largest_share for h in held_out), 1 - LOOSE) if len(held_out) >= FEWEST else None,
+        float(np.percentile(held_out.confidence, LOW_TENTH)) if tested else None,
+        min(*held_out.largest_share, 1 - LOOSE) if tested else None,
     )  # fmt: skip
 
 
@@ -115,7 +122,7 @@ def _ranges(points: Sequence[Sequence[float]], chance: float) -> Limits3 | None:
 
 
 def others_shift_mm(organ: str | None, offsets_mm: Mapping[str, Sequence[float]], centres_mm: Mapping[str, Sequence[float]]):
-    """(z, y, x): the median, over the organs other than this one (None: over all), of how far each lies off its usual place; None without."""
+    """(z, y, x): the median, over the organs but this one (None: over all), of how far each lies off its usual place; None without any."""
     shifts = [np.subtract(at, centres_mm[o]) for o, at in offsets_mm.items() if o != organ and o in centres_mm]
     return np.median(shifts, axis=0) if shifts else None
 

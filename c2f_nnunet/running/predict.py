@@ -5,9 +5,9 @@ import logging
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -15,21 +15,25 @@ from ..data.dataset import Case
 from ..errors import C2FError, WorkspaceError
 from ..geometry import from_canonical
 from ..inference.cascade import Cascade, OrganMaps, OrganReport, combined, merge, run_coarse, stage_maps
+from ..inference.checks import Checked
 from ..inference.fusion import LIMIT, probabilities
+from ..inference.limits import OrganLimits
 from ..io import durable, records
 from ..io.images import IMAGE_ENDINGS, Image, read_image, write_label
+from .checking import checks_of
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """One case: what was found of each organ, or why it failed; seconds by stage."""
+    """One case: what was found of each organ, or why it failed; seconds by stage; each organ's checks."""
 
     case: str
     reports: tuple[OrganReport, ...]
     seconds: dict[str, float]
     error: str | None = None
+    checks: tuple[Checked, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class PredictOptions:
     clean: frozenset[str] = frozenset()
     file_ending: str = ".nii.gz"
     max_memory_gb: float | None = None
+    limits: Mapping[str, OrganLimits] = field(default_factory=dict)
 
 
 def part_of(cases: tuple[Case, ...], num_parts: int, part_id: int) -> tuple[Case, ...]:
@@ -88,14 +93,16 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
     clean = options.clean if options.stage == "fine" else frozenset()
     result = merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located, clean)
     clock.lap(options.stage)
+    checks = checks_of(case.id, cascade.plan, coarse, result, image.geometry, options.limits)
+    clock.lap("checks")
     write_label(target, cascade.plan.labels.to_ids(result.channels), image.source)
     hashes = {"source_sha256": durable.sha256(case.image), "sha256": durable.sha256(target)}
     if keep is not None:
         _write_probabilities(target, cascade, keep, image)
         hashes["probabilities_sha256"] = durable.sha256(_probabilities_path(target))
-    records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports})
+    records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports, "checks": checks})
     clock.lap("write")
-    return Predicted(case.id, result.reports, clock.seconds)
+    return Predicted(case.id, result.reports, clock.seconds, checks=checks)
 
 
 def _note_path(target: Path) -> Path:
