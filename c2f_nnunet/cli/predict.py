@@ -61,7 +61,7 @@ def body(args: argparse.Namespace) -> None:
     durable.remove_leftovers(out)
     print(f"{len(cases)} cases, folds: " + ", ".join(f"{name} {'+'.join(map(str, f))}" for name, f in folds.items()))
     clean, ending = frozenset(model.fusion.clean), model.plan.file_ending
-    limits = checking.read_limits(model)
+    limits = checking.read_limits(model, held_out=args.stage == "fine")
     options = predict.PredictOptions(
         args.stage, args.save_probabilities, args.continue_prediction, clean, ending, args.max_memory, limits
     )  # fmt: skip

@@ -90,7 +90,7 @@ def _of_organ(
         organ, len(mine), ratio_range([s.volume_mm3 / 1000 for s in stats], chance), tuple(map(float, centres[organ])),
         _ranges([s.offset_mm for s in stats], chance), _ranges(among, chance),
         ratio_range([c.organs[organ].volume_mm3 / c.organs[partner].volume_mm3 for c in both], chance),
-        span, min(held_share(span, _scan_span(c), _shift_z(c, centres)) for c in mine), _touching(mine, organ),
+        span, min(held_share(span, _scan_span(c), _shift_z(organ, c, centres)) for c in mine), _touching(mine, organ),
         float(np.percentile(held_out.confidence, LOW_TENTH)) if tested else None,
         min(*held_out.largest_share, 1 - LOOSE) if tested else None,
     )  # fmt: skip
@@ -121,8 +121,8 @@ def _ranges(points: Sequence[Sequence[float]], chance: float) -> Limits3 | None:
     return tuple(found) if found and None not in found else None
 
 
-def others_shift_mm(organ: str | None, offsets_mm: Mapping[str, Sequence[float]], centres_mm: Mapping[str, Sequence[float]]):
-    """(z, y, x): the median, over the organs but this one (None: over all), of how far each lies off its usual place; None without any."""
+def others_shift_mm(organ: str, offsets_mm: Mapping[str, Sequence[float]], centres_mm: Mapping[str, Sequence[float]]) -> np.ndarray | None:
+    """(z, y, x): the median, over the organs other than this one, of how far each lies off its usual place; None where there is none."""
     shifts = [np.subtract(at, centres_mm[o]) for o, at in offsets_mm.items() if o != organ and o in centres_mm]
     return np.median(shifts, axis=0) if shifts else None
 
@@ -139,8 +139,10 @@ def held_share(span_mm: tuple[float, float], scan_mm: tuple[float, float], shift
     return max(0.0, min(high, scan_mm[1]) - max(low, scan_mm[0])) / (high - low)
 
 
-def _shift_z(case: CaseStats, centres) -> float:
-    return float(others_shift_mm(None, {o: s.offset_mm for o, s in case.organs.items()}, centres)[0])
+def _shift_z(organ: str, case: CaseStats, centres) -> float:
+    """How far (mm) the other organs of a case lie above their usual places."""
+    shift = others_shift_mm(organ, {o: s.offset_mm for o, s in case.organs.items()}, centres)
+    return 0.0 if shift is None else float(shift[0])
 
 
 def _scan_span(case: CaseStats) -> tuple[float, float]:

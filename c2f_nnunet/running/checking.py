@@ -22,11 +22,15 @@ CHECKS = "checks.json"
 WORST = 0.1  # the part of a cross-validation's organs that counts as its errors
 
 
-def read_limits(model: Model, without: Collection[str] = ()) -> dict[str, OrganLimits]:
-    """The limits of a model's training set and held-out cases; {} where its folder has no fingerprint. without: cases left out."""
+def read_limits(model: Model, without: Collection[str] = (), held_out: bool = True) -> dict[str, OrganLimits]:
+    """The limits of a model's training set and held-out cases; {} where its folder has no fingerprint.
+
+    without: cases left out. held_out: whether results are to be compared with those of held-out cases, which are the merged ones.
+    """
     if not model.folder.fingerprint.exists():
         return {}
-    return organ_limits(records.read(Fingerprint, model.folder.fingerprint), model.fusion.held_out, without)
+    tests = model.fusion.held_out if held_out else ()
+    return organ_limits(records.read(Fingerprint, model.folder.fingerprint), tests, without)
 
 
 def checks_of(

@@ -49,7 +49,6 @@ def test_ordinary_values_fall_outside_as_often_as_the_chance_says(n):
 def test_places_among_the_other_organs():
     centres = {"A": (0, 0, 0), "B": (10, 0, 0), "C": (20, 0, 0)}
     offsets = {"A": (1.0, 0.0, 0.0), "B": (12.0, 0.0, 0.0), "C": (50.0, 0.0, 5.0)}  # off by 1, 2 and 30
-    assert others_shift_mm(None, offsets, centres).tolist() == [2, 0, 0]
     assert others_shift_mm("C", offsets, centres).tolist() == [1.5, 0, 0]
     assert among_mm("C", offsets, centres).tolist() == [28.5, 0, 5]
     assert among_mm("A", {"A": (1.0, 0.0, 0.0)}, centres) is None  # there is no other

@@ -1,10 +1,14 @@
 """checks.json of a folder, the limits of a model folder, and what is said of the confidence's ranking."""
 import json
+from dataclasses import replace
+
+import pytest
 
 from c2f_nnunet.cli import predict
 from c2f_nnunet.evaluation.metrics import CaseScore, OrganScore
 from c2f_nnunet.inference.agreement import Evidence
 from c2f_nnunet.inference.checks import Check, Checked
+from c2f_nnunet.inference.limits import HeldOut
 from c2f_nnunet.io import records
 from c2f_nnunet.running.checking import gather_checks, ranking, read_limits, table, write_checks
 
@@ -50,6 +54,16 @@ def test_limits_come_from_the_models_folder(tiny_trained, tmp_path):
     tiny = tiny_trained.copy(tmp_path / "w")
     tiny.folder.fingerprint.unlink()
     assert read_limits(tiny.model) == {}
+
+
+def test_held_out_results_give_limits_to_merged_results_only(tiny_trained, tmp_path):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    three = HeldOut("Stem", ("t2", "t5", "t6"), (0.9, 0.8, 0.7), (0.9, 0.9, 0.9), (1.0, 0.95, 1.0))
+    records.write(tiny.folder.fusion, replace(tiny.model.fusion, held_out=(three,)))
+    found = read_limits(tiny.model)
+    assert found["Stem"].confidence == pytest.approx(0.9) and found["Stem"].largest_share == 0.95 and found["Gland_L"].confidence is None
+    coarse = read_limits(tiny.model, held_out=False)["Stem"]
+    assert coarse.confidence is None and coarse.largest_share is None and coarse.volume_ml == found["Stem"].volume_ml
 
 
 def scores(*rows) -> list[CaseScore]:
