@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from c2f_nnunet.data.dataset import Case, read_dataset
 from c2f_nnunet.data.fingerprint import Fingerprint
+from c2f_nnunet.geometry import Box, boxed
 from c2f_nnunet.inference.cascade import Cascade, merge, run_coarse, run_fine
 from c2f_nnunet.inference.checks import check_case, scene
 from c2f_nnunet.inference.limits import organ_limits
@@ -42,12 +43,13 @@ def main() -> None:
     p.add_argument("--raw", required=True, type=Path, help="the raw data set's folder")
     p.add_argument("--fold", type=int, default=0)
     p.add_argument("-o", dest="out", required=True, type=Path, metavar="CSV", help="cases that are in it already are not predicted again")
+    p.add_argument("--drop_top", type=float, default=0.0, metavar="SHARE", help="cut this part of the slices off the top: is it noticed?")
     args = p.parse_args()
-    frame = measure(args.models, args.raw, args.fold, args.out)
-    show(frame)
+    frame = measure(args.models, args.raw, args.fold, args.out, args.drop_top)
+    show_cut(frame) if args.drop_top else show(frame)
 
 
-def measure(models: list[Path], raw: Path, fold: int, out: Path) -> pd.DataFrame:
+def measure(models: list[Path], raw: Path, fold: int, out: Path, drop_top: float) -> pd.DataFrame:
     """One row per held-out case and organ; written after each case."""
     opened = [open_model(ModelFolder(folder)) for folder in models]
     device = find_device(default_device())
@@ -58,23 +60,27 @@ def measure(models: list[Path], raw: Path, fold: int, out: Path) -> pd.DataFrame
     fingerprint = records.read(Fingerprint, models[0] / "fingerprint.json")
     frame = pd.read_csv(out) if out.exists() else pd.DataFrame({"case": []})
     for case in tqdm([c for c in opened[0].splits()[fold].val if c not in set(frame["case"])], unit="case", disable=None):
-        frame = pd.concat([frame, pd.DataFrame(of_case(cascade, held_out_case(cases, case), clean, fingerprint))], ignore_index=True)
+        rows = of_case(cascade, held_out_case(cases, case), clean, fingerprint, drop_top)
+        frame = pd.concat([frame, pd.DataFrame(rows)], ignore_index=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         frame.to_csv(out, index=False)
     return frame
 
 
-def of_case(cascade: Cascade, case: Case, clean: frozenset[str], fingerprint: Fingerprint) -> list[dict]:
+def of_case(cascade: Cascade, case: Case, clean: frozenset[str], fingerprint: Fingerprint, drop_top: float) -> list[dict]:
     """The evidence for every organ of a case, its DSC, and which checks fail against the training set without this case."""
-    image, truth = read_image(case.image), cascade.plan.labels.to_channels(read_label(case.label).array)
+    image, truth, labels, rows = read_image(case.image), read_label(case.label).array, cascade.plan.labels, []
+    whole = np.bincount(labels.to_channels(truth).ravel(), minlength=labels.channels)
+    kept = Box((0, 0, 0), (round(image.geometry.shape[0] * (1 - drop_top)), *image.geometry.shape[1:]))
+    hu, geometry = np.ascontiguousarray(image.array[kept.slices]), boxed(image.geometry, kept)
+    truth = labels.to_channels(truth[kept.slices])
     began = time.monotonic()
-    coarse = run_coarse(cascade, image.array, image.geometry)
-    maps = run_fine(cascade, coarse, image.array, image.geometry)
-    result = merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located, clean)
+    coarse = run_coarse(cascade, hu, geometry)
+    maps = run_fine(cascade, coarse, hu, geometry)
+    result = merge(cascade.plan, maps, geometry, cascade.merge_weights, coarse.located, clean)
     predicted = time.monotonic()
     anchor_mm = coarse.prepared.geometry.world(coarse.prepared.anchor_index)[::-1]
-    labels, rows = cascade.plan.labels, []
-    scan = scene(result.channels, labels.organs, image.geometry, anchor_mm)
+    scan = scene(result.channels, labels.organs, geometry, anchor_mm)
     checked = check_case(case.id, result, scan, organ_limits(fingerprint, without={case.id}), labels.pairs)
     done = time.monotonic()
     for c, (report, its) in enumerate(zip(result.reports, checked), start=1):
@@ -82,7 +88,8 @@ def of_case(cascade: Cascade, case: Case, clean: frozenset[str], fingerprint: Fi
         rows.append({
             "case": case.id, "organ": report.organ, "dsc": 2 * (a & b).sum() / max(1, a.sum() + b.sum()), **asdict(report.evidence),
             "components": shape.components if shape else 0, "volume_ml": report.volume_ml,
-            "true_ml": a.sum() * image.geometry.voxel_mm3 / 1000, "failed": "; ".join(f.sentence for f in its.failed),
+            "true_ml": a.sum() * geometry.voxel_mm3 / 1000, "lost": 1 - a.sum() / max(1, whole[c]),
+            "failed": "; ".join(f.sentence for f in its.failed),
             "predict_s": predicted - began, "checks_s": done - predicted,
         })  # fmt: skip
     return rows
@@ -109,6 +116,14 @@ def show(frame: pd.DataFrame) -> None:
     rows.append(caught(frame, "all checks, confidence: inside", unusual | below_limit(candidates, "inside")))
     print(pd.DataFrame(rows).set_index("quantity").to_string())
     print("\nChecks that failed:\n" + frame.loc[unusual, ["case", "organ", "dsc", "failed"]].to_string(index=False))
+
+
+def show_cut(frame: pd.DataFrame) -> None:
+    """Of the organs that lost a tenth or more of their reference to the cut, and of the others, how many the checks flag, and by which."""
+    flags, cut = frame["failed"].fillna("").ne(""), frame["lost"] >= 0.1
+    print(frame.loc[flags | cut, ["case", "organ", "lost", "dsc", "volume_ml", "failed"]].round(2).to_string(index=False))
+    for name, rows in (("lost a tenth or more", cut), ("lost less", ~cut)):
+        print(f"{name}: {int((flags & rows).sum())} of {int(rows.sum())} flagged")
 
 
 def place_among_others(frame: pd.DataFrame, name: str) -> pd.Series:

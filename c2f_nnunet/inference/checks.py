@@ -93,7 +93,7 @@ def _check_shape(report: OrganReport, shape: Shape, scan: Scene, limits: Mapping
     organ, known = report.organ, limits[report.organ]
     place, beside = scan.offsets_mm[organ], among_mm(organ, scan.offsets_mm, {o: k.centre_mm for o, k in limits.items()})
     return [
-        check_confidence(report.confidence, known.confidence),
+        check_probability(report.evidence.inside, known.inside),
         check_volume(report.volume_ml, known.volume_ml),
         check_place("place in the body", place, known.place_mm),
         check_place("place among the organs", beside, known.among_mm),
@@ -132,12 +132,12 @@ def check_found(volume_ml: float, how: str, flags: Sequence[str], grown: bool) -
     return Check("found", volume_ml, (None, None), passed, "; ".join(said))
 
 
-def check_confidence(confidence: float, least: float | None) -> Check | None:
-    """Whether it is as sure as nine of ten held-out results of the organ."""
+def check_probability(inside: float, least: float | None) -> Check | None:
+    """Whether the mean probability inside it is not below that of nine of ten held-out results."""
     if least is None:
         return None
-    said = f"confidence {confidence:.2f}, nine of ten held-out cases had {least:.2f} or more"
-    return _between("confidence", confidence, (least, None), said)
+    said = f"mean probability {inside:.2f}, nine of ten held-out cases had {least:.2f} or more"
+    return _between("probability", inside, (least, None), said)
 
 
 def check_volume(volume_ml: float, limit: Limit | None) -> Check | None:

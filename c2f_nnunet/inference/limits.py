@@ -16,7 +16,7 @@ from ..io.records import record
 Limit = tuple[float | None, float | None]
 Limits3 = tuple[Limit, Limit, Limit]
 CASE_ALARMS = 0.05  # a choice: of ordinary cases, the share in which any organ's size or place is called unusual
-LOW_TENTH = 10.0  # a choice: percentile of the held-out cases' confidence below which an organ needs a look
+LOW_TENTH = 10.0  # a choice: percentile of the held-out cases' mean probability below which an organ needs a look
 LOOSE = 0.01  # a choice: loose pieces that hold less of the organ than this are never remarked on
 EDGE_SHARE = 0.1  # a choice: a face of the scan that fewer training cases than this part touch is seldom touched
 FEWEST = 3  # cases that a range is derived from
@@ -24,18 +24,19 @@ FEWEST = 3  # cases that a range is derived from
 
 @record
 class HeldOut:
-    """What one organ's results on held-out cases were like, case by case: DSC, confidence, the part in the largest component (all 0…1)."""
+    """What one organ's results on held-out cases were like, case by case: DSC, mean probability inside, the part in the largest component
+    (all 0…1)."""
 
     organ: str
     cases: tuple[str, ...]
     dsc: tuple[float, ...]
-    confidence: tuple[float, ...]
+    inside: tuple[float, ...]
     largest_share: tuple[float, ...]
 
     def without(self, cases: Collection[str]) -> "HeldOut":
         """The same with these cases left out."""
         kept = [i for i, case in enumerate(self.cases) if case not in cases]
-        columns = self.cases, self.dsc, self.confidence, self.largest_share
+        columns = self.cases, self.dsc, self.inside, self.largest_share
         return HeldOut(self.organ, *(tuple(column[i] for i in kept) for column in columns))
 
 
@@ -47,7 +48,7 @@ class OrganLimits:
     among_mm: range of the offset that remains when the shift of the other organs is taken off (`others_shift_mm`).
     ratio: of its volume to its partner's on the other side. span_mm: where it usually begins and ends along z; in_scan: the
     smallest part (0…1) of that span that a training scan holds. touching: per axis, the part of the training cases in which
-    it touches the scan's low and high face. confidence, largest_share: of held-out results.
+    it touches the scan's low and high face. inside, largest_share: of held-out results.
     """
 
     organ: str
@@ -60,7 +61,7 @@ class OrganLimits:
     span_mm: tuple[float, float]
     in_scan: float
     touching: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
-    confidence: float | None
+    inside: float | None
     largest_share: float | None
 
 
@@ -91,7 +92,7 @@ def _of_organ(
         _ranges([s.offset_mm for s in stats], chance), _ranges(among, chance),
         ratio_range([c.organs[organ].volume_mm3 / c.organs[partner].volume_mm3 for c in both], chance),
         span, min(held_share(span, _scan_span(c), _shift_z(organ, c, centres)) for c in mine), _touching(mine, organ),
-        float(np.percentile(held_out.confidence, LOW_TENTH)) if tested else None,
+        float(np.percentile(held_out.inside, LOW_TENTH)) if tested else None,
         min(*held_out.largest_share, 1 - LOOSE) if tested else None,
     )  # fmt: skip
 

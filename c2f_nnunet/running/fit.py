@@ -33,10 +33,9 @@ OnCase = Callable[[str], None]
 
 
 class SavedMaps(NamedTuple):
-    """One organ of a held-out case: how to get its maps back, how far the views agree on it, and its voxels in the whole reference."""
+    """One organ of a held-out case: how to get its maps back, and its voxels in the whole reference."""
 
     load: Callable[[], FitCase]
-    views: float | None
     voxels: int
 
 
@@ -155,7 +154,7 @@ def _save_maps(
         path = folder / f"{case.id}__{channel}.npy"
         np.save(path, np.stack([maps.fine, maps.coarse])[:, None].astype(np.float16), allow_pickle=False)
         load = _loader(case.id, path, (truth[maps.box.slices] == channel).astype(np.uint8))
-        yield maps.organ, SavedMaps(load, maps.views, int(np.count_nonzero(truth == channel)))
+        yield maps.organ, SavedMaps(load, int(np.count_nonzero(truth == channel)))
 
 
 def _loader(case_id: str, path: Path, truth: np.ndarray) -> Callable[[], FitCase]:
@@ -194,8 +193,8 @@ def _held_out(organ: str, saved: list[SavedMaps], weights: FusionWeights, clean:
         mask = values > 0
         shape = shapes(mask.astype(np.uint8), (organ,)).get(organ)
         reached = dsc(maps.voxels, int(mask.sum()), int((mask & (case.truth > 0)).sum()))
-        confidence = weigh(values, fine, coarse, maps.views, None).confidence
-        rows.append((case.id, float(reached), confidence, shape.largest_share if shape else 0.0))
+        inside = weigh(values, fine, coarse, None, None).inside
+        rows.append((case.id, float(reached), inside, shape.largest_share if shape else 0.0))
     return HeldOut(organ, *(zip(*rows) if rows else ((),) * 4))
 
 

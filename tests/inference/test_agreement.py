@@ -1,4 +1,6 @@
 """Evidence for an organ: masks kept small, their agreement, and what the probabilities say of themselves."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def test_evidence_from_log_odds():
     fine, coarse = np.array([[[1.0, 1.0, -1.0]]]), np.array([[[1.0, -1.0, -1.0]]])
     found = weigh(values, fine, coarse, 0.7, None)
     assert found == Evidence(pytest.approx(0.75), pytest.approx(2 * 1.5 / (1.7 + 2)), 0.7, None, pytest.approx(2 / 3))
-    assert found.confidence == found.inside
+    assert found.confidence == found.inside and replace(found, folds=0.5).confidence == pytest.approx(0.375)
     assert weigh(values, None, coarse, None, 0.4).stages is None and weigh(values, None, coarse, None, 0.4).folds == 0.4
 
 

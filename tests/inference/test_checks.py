@@ -30,8 +30,8 @@ def test_found(volume, how, flags, grown, passed, sentence):
 
 
 @pytest.mark.parametrize("check, value, passed, sentence", [
-    (module.check_confidence(0.8, 0.7), 0.8, True, "confidence 0.80, nine of ten held-out cases had 0.70 or more"),
-    (module.check_confidence(0.6, 0.7), 0.6, False, "confidence 0.60, nine of ten held-out cases had 0.70 or more"),
+    (module.check_probability(0.8, 0.7), 0.8, True, "mean probability 0.80, nine of ten held-out cases had 0.70 or more"),
+    (module.check_probability(0.6, 0.7), 0.6, False, "mean probability 0.60, nine of ten held-out cases had 0.70 or more"),
     (module.check_volume(5.0, (4.0, 6.0)), 5.0, True, "5.0 ml, to be expected are 4.0 to 6.0 ml"),
     (module.check_volume(7.0, (4.0, 6.0)), 7.0, False, "7.0 ml, to be expected are 4.0 to 6.0 ml"),
     (module.check_volume(3.0, (4.0, 6.0)), 3.0, False, "3.0 ml, to be expected are 4.0 to 6.0 ml"),
@@ -49,7 +49,7 @@ def test_a_value_beside_its_limit(check, value, passed, sentence):
 
 
 def test_without_a_limit_there_is_no_check():
-    assert module.check_confidence(0.1, None) is module.check_volume(1.0, None) is module.check_ratio(1.0, "A_R", None) is None
+    assert module.check_probability(0.1, None) is module.check_volume(1.0, None) is module.check_ratio(1.0, "A_R", None) is None
     assert module.check_pieces(9, 0.1, None) is None
     assert module.check_place("place", (0, 0, 0), None) is module.check_place("place", None, None) is None
 
@@ -135,7 +135,7 @@ def test_the_scene_is_measured_from_the_anchor():
 def test_an_ordinary_scan_needs_no_look():
     found = checked(channels())
     assert failed(found) == {} and list(found) == list(ORGANS)
-    names = ["found", "range of the scan", "confidence", "volume", "place in the body", "place among the organs", "pieces"]
+    names = ["found", "range of the scan", "probability", "volume", "place in the body", "place among the organs", "pieces"]
     names.append("edge of the scan")
     assert [c.name for c in found["B"].checks] == names
     assert [c.name for c in found["A_L"].checks] == [*names, "sides", "size beside its partner"]
@@ -157,7 +157,7 @@ def test_what_is_wrong_is_found():
     moved[moved == 3] = 0
     moved[3:7, 13:17, 13:17] = 3
     assert failed(checked(moved)) == {"B": ["place among the organs"]}  # 5 mm to the back of where the others put it
-    assert failed(checked(channels(), confidence=0.6)) == {o: ["confidence"] for o in ORGANS}
+    assert failed(checked(channels(), confidence=0.6)) == {o: ["probability"] for o in ORGANS}
 
 
 def test_an_empty_organ_is_asked_for_its_place_only():

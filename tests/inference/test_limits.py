@@ -69,7 +69,7 @@ def test_limits_of_a_small_training_set():
     ]
     found = organ_limits(fingerprint(*cases))
     left, b = found["A_L"], found["B"]
-    assert left.cases == 4 and left.centre_mm == (-48.5, 0.0, 30.0) and left.confidence is None and left.largest_share is None
+    assert left.cases == 4 and left.centre_mm == (-48.5, 0.0, 30.0) and left.inside is None and left.largest_share is None
     assert left.volume_ml[0] < 1.0 and left.volume_ml[1] > 1.003
     assert left.ratio == (pytest.approx(0.5), pytest.approx(0.5)) and b.ratio is None
     low, high = left.place_mm[0]
@@ -87,15 +87,15 @@ def test_a_case_that_is_checked_has_no_say():
     with_it, without = organ_limits(fingerprint(*cases), held_out), organ_limits(fingerprint(*cases), held_out, {"odd"})
     assert with_it["B"].volume_ml[1] > 9 > 1.1 > without["B"].volume_ml[1] and (with_it["B"].cases, without["B"].cases) == (5, 4)
     assert "A_L" in with_it and "A_L" not in without
-    assert with_it["B"].confidence == pytest.approx(0.1 + 0.3 * 0.6)  # the 10th percentile lies at 0.3 of the way from 0.1 to 0.7
-    assert without["B"].confidence == pytest.approx(0.72) and without["B"].largest_share == 0.9 and with_it["B"].largest_share == 0.2
+    assert with_it["B"].inside == pytest.approx(0.1 + 0.3 * 0.6)  # the 10th percentile lies at 0.3 of the way from 0.1 to 0.7
+    assert without["B"].inside == pytest.approx(0.72) and without["B"].largest_share == 0.9 and with_it["B"].largest_share == 0.2
 
 
 def test_loose_crumbs_and_too_few_held_out_cases_give_no_limit_of_their_own():
     cases = [case(f"c{i}", {"B": organ()}) for i in range(3)]
     whole = HeldOut("B", ("c0", "c1", "c2"), (0.8,) * 3, (0.9,) * 3, (1.0,) * 3)
     assert organ_limits(fingerprint(*cases), [whole])["B"].largest_share == 1 - module.LOOSE
-    assert organ_limits(fingerprint(*cases), [whole.without({"c1"})])["B"].confidence is None
+    assert organ_limits(fingerprint(*cases), [whole.without({"c1"})])["B"].inside is None
 
 
 def test_more_organs_make_each_range_wider():

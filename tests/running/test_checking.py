@@ -48,7 +48,7 @@ def test_limits_come_from_the_models_folder(tiny_trained, tmp_path):
     model = tiny_trained.model
     found = read_limits(model)
     assert list(found) == ["Gland_L", "Gland_R", "Stem"] and found["Stem"].cases == 7 and found["Gland_R"].ratio is not None
-    assert found["Stem"].confidence is None  # of two held-out cases no limit is made
+    assert found["Stem"].inside is None  # of two held-out cases no limit is made
     assert {h.organ: h.cases for h in model.fusion.held_out} == dict.fromkeys(found, ("t2", "t5"))
     assert read_limits(model, without={"t0", "t4"})["Stem"].cases == 5
     tiny = tiny_trained.copy(tmp_path / "w")
@@ -61,9 +61,9 @@ def test_held_out_results_give_limits_to_merged_results_only(tiny_trained, tmp_p
     three = HeldOut("Stem", ("t2", "t5", "t6"), (0.9, 0.8, 0.7), (0.9, 0.9, 0.9), (1.0, 0.95, 1.0))
     records.write(tiny.folder.fusion, replace(tiny.model.fusion, held_out=(three,)))
     found = read_limits(tiny.model)
-    assert found["Stem"].confidence == pytest.approx(0.9) and found["Stem"].largest_share == 0.95 and found["Gland_L"].confidence is None
+    assert found["Stem"].inside == pytest.approx(0.9) and found["Stem"].largest_share == 0.95 and found["Gland_L"].inside is None
     coarse = read_limits(tiny.model, held_out=False)["Stem"]
-    assert coarse.confidence is None and coarse.largest_share is None and coarse.volume_ml == found["Stem"].volume_ml
+    assert coarse.inside is None and coarse.largest_share is None and coarse.volume_ml == found["Stem"].volume_ml
 
 
 def scores(*rows) -> list[CaseScore]:
