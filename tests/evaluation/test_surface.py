@@ -98,6 +98,15 @@ def test_surface_dsc_of_shifted_cubes():
     assert surface.surface_dsc(surface.surfel_distances(a, far, (1.0, 1.0, 1.0)), 1.0) == 0.0
 
 
+def test_surface_dsc_of_two_voxels_by_hand():
+    """A voxel's surface lies in the eight cells at its corners, an equal area in each. Its neighbour in x shares four of them: distance 0;
+    the other four of each lie one voxel of 1.5 mm from the nearest."""
+    a, b = box((5, 5, 6), (2, 2, 2), (3, 3, 3)), box((5, 5, 6), (2, 2, 3), (3, 3, 4))
+    d = surface.surfel_distances(a, b, (3.0, 2.0, 1.5))
+    assert sorted(d.from_reference_mm) == sorted(d.from_prediction_mm) == [0.0] * 4 + [1.5] * 4
+    assert surface.surface_dsc(d, 1.49) == pytest.approx(0.5) and surface.surface_dsc(d, 1.5) == 1.0
+
+
 def test_distances_are_those_of_an_exact_distance_transform_to_the_last_bit():
     a, b = blobs(5)
     spacing = (2.5, 1.01, 0.977)  # products that floating point cannot hold
