@@ -8,7 +8,7 @@ from c2f_nnunet.evaluation.readers import two_readers
     ("BrainStem", 0.900), ("Brainstem", 0.900), ("Brain_Stem", 0.900), ("Mandible", 0.942), ("Bone_Mandible", 0.942),
     ("OpticNrv_L", 0.793), ("Optic-Nerve-Rt", 0.784), ("OpticNerve_R", 0.784), ("Parotid_L", 0.872), ("Parotid-Rt", 0.874),
     ("Glnd_Submand_L", 0.881), ("Submandibular_R", 0.876), ("Left Parotid", 0.872),
-    ("Parotid", None), ("Parotids", None), ("Submandibular", None),  # a side is meant, or both
+    ("Parotid", None), ("Parotids", None), ("Submandibular", None), ("Gland Submandibular", None),  # a side is meant, or both
     ("Brain", None), ("OpticChiasm", None), ("Mandible_L", None), ("Lens_L", None), ("SpinalCord", None),
 ])  # fmt: skip
 def test_organs_are_found_by_their_common_names(name, dsc):
