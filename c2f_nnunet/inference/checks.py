@@ -151,7 +151,7 @@ def check_place(name: str, at_mm: Sequence[float] | None, limits: Limits3 | None
     """Whether it lies where the training cases have it; the value is how far (mm) it lies outside, on the axis where that is most."""
     if at_mm is None or limits is None:
         return None
-    beyond = [(max(low - v, v - high), axis, v > high) for axis, (v, (low, high)) in enumerate(zip(at_mm, limits))]
+    beyond = [(max(low - v, v - high), axis, bool(v > high)) for axis, (v, (low, high)) in enumerate(zip(at_mm, limits))]
     out_mm, axis, above = max(beyond)
     if out_mm <= 0:
         return Check(name, 0.0, (None, 0.0), True, f"{name} as in training")
@@ -200,7 +200,7 @@ def check_ratio(ratio: float, partner: str, limit: Limit | None) -> Check | None
 
 def _between(name: str, value: float, limit: Limit, sentence: str) -> Check:
     low, high = limit
-    return Check(name, float(value), limit, (low is None or value >= low) and (high is None or value <= high), sentence)
+    return Check(name, float(value), limit, bool((low is None or value >= low) and (high is None or value <= high)), sentence)
 
 
 # What is shown
