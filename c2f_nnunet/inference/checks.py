@@ -167,7 +167,7 @@ def check_pieces(components: int, largest_share: float, least: float | None) -> 
 
 
 def check_edge(faces: Faces, seldom: Sequence[Sequence[float]]) -> Check:
-    """Whether it reaches a face of the scan that it seldom reaches in training; the value counts such faces."""
+    """Whether it reaches a face of the scan that it mostly does not reach in training; the value counts such faces."""
     unusual = [FACES[axis][side] for axis in range(3) for side in (0, 1) if faces[axis][side] and seldom[axis][side] < EDGE_SHARE]
     said = f"cut by the scan's {' and '.join(unusual)} edge" if unusual else "not cut by the scan's edge more than in training"
     return Check("edge of the scan", float(len(unusual)), (None, 0.0), not unusual, said)

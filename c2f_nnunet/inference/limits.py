@@ -18,7 +18,7 @@ Limits3 = tuple[Limit, Limit, Limit]
 CASE_ALARMS = 0.05  # a choice: of ordinary cases, the share in which any organ's size or place is called unusual
 LOW_TENTH = 10.0  # a choice: percentile of the held-out cases' mean probability below which an organ needs a look
 LOOSE = 0.01  # a choice: loose pieces that hold less of the organ than this are never remarked on
-EDGE_SHARE = 0.1  # a choice: a face of the scan that fewer training cases than this part touch is seldom touched
+EDGE_SHARE = 0.5  # a choice: to touch a face of the scan is worth a look where less than half of the training cases do
 FEWEST = 3  # cases that a range is derived from
 
 

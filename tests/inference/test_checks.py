@@ -69,7 +69,7 @@ def test_place(at, out_mm, sentence):
 
 def test_edge_of_the_scan():
     """A cord is cut by the lower edge in most scans; by the upper one in none."""
-    seldom = ((0.9, 0.0), (0.0, 0.0), (0.05, 0.1))
+    seldom = ((0.9, 0.0), (0.0, 0.0), (0.4, 0.5))
     cut = module.check_edge(((True, True), (False, False), (True, True)), seldom)
     assert (cut.value, cut.passed, cut.sentence) == (2.0, False, "cut by the scan's upper and right edge")
     assert module.check_edge(((True, False), (False, False), (False, True)), seldom).passed
