@@ -136,7 +136,7 @@ def check_probability(inside: float, least: float | None) -> Check | None:
     """Whether the mean probability inside it is not below that of nine of ten held-out results."""
     if least is None:
         return None
-    said = f"mean probability {inside:.2f}, nine of ten held-out cases had {least:.2f} or more"
+    said = f"mean probability {inside:.3f}, nine of ten held-out cases had {least:.3f} or more"
     return _between("probability", inside, (least, None), said)
 
 

@@ -155,7 +155,7 @@ def test_folds_times_and_doubtful_organs_are_shown(tiny_planned, predicted, out,
     assert "seconds per case (median): coarse 2.0, fine 4.5; all 13 s" in shown
     table = shown.split("organs that need a look:\n")[1].splitlines()
     assert table[0].split() == ["case", "organ", "confidence", "note"]
-    assert table[1].split() == "s1 Gland_R 0.12 found at prior; small".split()
+    assert table[1].split() == "s1 Gland_R 0.123 found at prior; small".split()
     assert "Stem" not in table[1] and table[2].startswith("peak memory: ") and table[2].endswith(f"; results in {out}")
 
 

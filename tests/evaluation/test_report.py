@@ -166,8 +166,8 @@ def test_organs_that_need_a_look_are_listed(tmp_path):
               {"case": "a", "organ": "X", "confidence": 0.9, "needs_a_look": False, "note": ""}]
     page = report.build_report(tmp_path, "set", LABELS, {"final": [case("a", 0.9, 0.7)]}, checks=checks)
     html, markdown = page.read_text(), page.with_name("report.md").read_text()
-    assert "<tr><td>a</td><td>Y&lt;b&gt;</td><td>0.46</td><td>empty; cut by the | edge</td></tr>" in html
-    assert r"| a | Y\<b\> | 0.46 | empty; cut by the \| edge |" in markdown
+    assert "<tr><td>a</td><td>Y&lt;b&gt;</td><td>0.456</td><td>empty; cut by the | edge</td></tr>" in html
+    assert r"| a | Y\<b\> | 0.456 | empty; cut by the \| edge |" in markdown
     for text in (html, markdown):
         assert "1 of 2 organs need a look by the checks" in text and "No organ was missed or flagged" not in text
     fine = report.build_report(tmp_path, "set", LABELS, {"final": [case("a", 0.9, 0.7)]}, checks=checks[1:])

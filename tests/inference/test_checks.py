@@ -30,8 +30,8 @@ def test_found(volume, how, flags, grown, passed, sentence):
 
 
 @pytest.mark.parametrize("check, value, passed, sentence", [
-    (module.check_probability(0.8, 0.7), 0.8, True, "mean probability 0.80, nine of ten held-out cases had 0.70 or more"),
-    (module.check_probability(0.6, 0.7), 0.6, False, "mean probability 0.60, nine of ten held-out cases had 0.70 or more"),
+    (module.check_probability(0.8, 0.7), 0.8, True, "mean probability 0.800, nine of ten held-out cases had 0.700 or more"),
+    (module.check_probability(0.6, 0.7), 0.6, False, "mean probability 0.600, nine of ten held-out cases had 0.700 or more"),
     (module.check_volume(5.0, (4.0, 6.0)), 5.0, True, "5.0 ml, to be expected are 4.0 to 6.0 ml"),
     (module.check_volume(7.0, (4.0, 6.0)), 7.0, False, "7.0 ml, to be expected are 4.0 to 6.0 ml"),
     (module.check_volume(3.0, (4.0, 6.0)), 3.0, False, "3.0 ml, to be expected are 4.0 to 6.0 ml"),
