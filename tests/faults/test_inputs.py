@@ -12,6 +12,7 @@ import pytest
 from c2f_nnunet.cli import evaluate, train
 from c2f_nnunet.data.fingerprint import Fingerprint
 from c2f_nnunet.data.store import Store
+from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.io import records
 from c2f_nnunet.io.images import read_label, write_volume
 from c2f_nnunet.running import model, planning
@@ -350,7 +351,8 @@ def test_row_34_three_hundred_labels(tiny_trained, tmp_path, monkeypatch):
     whole = tiny_trained.model.plan.labels.from_names({"background": 0, **dict(zip(labels.organs, labels.ids))})
     cascade = SimpleNamespace(plan=SimpleNamespace(labels=whole), merge_weights=None)
     monkeypatch.setattr(model, "build_cascade", lambda *args: (cascade, {"2d_top": (0,)}))
-    monkeypatch.setattr(running, "run_coarse", lambda *args: SimpleNamespace(located={}))
+    prepared = SimpleNamespace(geometry=Geometry((1, 1, 1), (1.0, 1.0, 1.0)), anchor_index=(0.0, 0.0, 0.0))
+    monkeypatch.setattr(running, "run_coarse", lambda *args: SimpleNamespace(located={}, prepared=prepared))
     monkeypatch.setattr(running, "stage_maps", lambda *args: iter(()))
     monkeypatch.setattr(running, "merge", lambda *args: SimpleNamespace(channels=channels.astype(np.uint16), reports=()))
     out, truth = tmp_path / "out", tmp_path / "truth"
