@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-chk", dest="checkpoint", choices=("best", "final"), default="best", help="which checkpoint (default: best)")
     p.add_argument("--compare", nargs="+", type=compared, default=[], metavar="NAME=DIR",
                    help="further folders of predictions of the same cases, as columns of Tables II and III")
+    p.add_argument("--no_two_readers", action="store_true", help="leave out the column of two human readers' DSC on other patients")
     return p
 
 
@@ -45,7 +46,8 @@ def body(args: argparse.Namespace) -> None:
     dataset = read_dataset(workspace.raw / model.plan.dataset)
     device = find_device(args.device or default_device())
     with tqdm(desc="cross-validating", unit="case", disable=None) as bar:
-        page, failed = crossval(model, dataset, device, args.checkpoint, dict(args.compare), lambda case: bar.update())
+        others, readers = dict(args.compare), not args.no_two_readers
+        page, failed = crossval(model, dataset, device, args.checkpoint, others, lambda case: bar.update(), readers)
     print((folder.crossval / "report.md").read_text().split("## All metrics")[0].strip())
     print(f"\nreport: {page}")
     if failed:

@@ -40,7 +40,7 @@ def body(args: argparse.Namespace) -> None:
     from ..errors import C2FError, SomeCasesFailed
     from ..io import durable
     from ..network.precision import default_device, find_device
-    from ..running import predict
+    from ..running import checking, predict
     from ..running.model import build_cascade, open_model
     from ..workspace import ModelFolder, Workspace, require_writable
 
@@ -59,7 +59,7 @@ def body(args: argparse.Namespace) -> None:
         raise C2FError(f"-o {out}: is the input folder; give another one, so that no scan is overwritten")
     options = predict.PredictOptions(
         args.stage, args.save_probabilities, args.continue_prediction, frozenset(model.fusion.clean), model.plan.file_ending,
-        args.max_memory, args.rtstruct, args.dicom_seg,
+        args.max_memory, args.rtstruct, args.dicom_seg, checking.read_limits(model, held_out=args.stage == "fine"),
     )  # fmt: skip
     predict.require_dicom(cases, options)
     device = find_device(args.device or default_device())
@@ -72,17 +72,14 @@ def body(args: argparse.Namespace) -> None:
         done = predict.predict_cases(cascade, cases, out, options, lambda case: bar.update())
     if folder.dataset_json.exists():  # its label names are what c2f_evaluate shows
         durable.write_bytes(out / "dataset.json", folder.dataset_json.read_bytes())
+    checking.write_checks(out, checking.gather_checks(out))
     good, failed = [p for p in done if p.error is None], [p for p in done if p.error]
     if good:
         seconds = pd.DataFrame([p.seconds for p in good])
         medians = ", ".join(f"{name} {value:.1f}" for name, value in seconds.median().items())
         print(f"seconds per case (median): {medians}; all {seconds.to_numpy().sum():.0f} s")
-        flagged = [
-            {"case": p.case, "organ": r.organ, "found": r.how, "ml": r.volume_ml, "note": "; ".join(r.flags)}
-            for p in good for r in p.reports if r.flags
-        ]  # fmt: skip
-        if flagged:
-            print("organs that need a look:\n" + pd.DataFrame(flagged).to_string(index=False, float_format=lambda v: f"{v:.1f}"))
+        if flagged := checking.table(c for p in good for c in p.checks):
+            print("organs that need a look:\n" + flagged)
     print(f"peak memory: {predict.peak_memory_gb():.2f} GB; results in {out}")
     if failed:
         named = "; ".join(f"{p.case}: {p.error}" for p in failed)

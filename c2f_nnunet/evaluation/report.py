@@ -18,6 +18,7 @@ from ..labels import LabelSet
 from . import figures
 from .figures import OverlayCase
 from .metrics import DEFAULT_TOLERANCE_MM, METRICS, CaseScore, mean_sd, per_case, summarise
+from .readers import two_readers
 
 Results = Mapping[str, Sequence[CaseScore]]
 Curves = Mapping[str, Sequence[Mapping]]
@@ -34,17 +35,19 @@ FURTHER = ("dsc", "surface_dsc", "hd95_mm", "asd_mm", "volume_error_ml")
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper: one metric, organs as rows, these results as columns (others: and every further one given)."""
+    """A table of the paper: one metric, organs as rows, these results as columns (others: and every further one given; readers: and
+    what two human readers reach elsewhere)."""
 
     title: str
     metric: str
     columns: tuple[str, ...]
     others: bool = False
+    readers: bool = False
 
 
 TABLES = {
     "I": Table("DSC of each view and of their fusion", "dsc", ("2d_front", "2d_top", "2d_side", "fusion")),
-    "II": Table("DSC of the coarse, fine and final result", "dsc", ("coarse", "fine", "final"), others=True),
+    "II": Table("DSC of the coarse, fine and final result", "dsc", ("coarse", "fine", "final"), others=True, readers=True),
     "III": Table("95 % Hausdorff distance of the coarse, fine and final result", "hd95_mm", ("coarse", "fine", "final"), others=True),
 }
 
@@ -59,12 +62,15 @@ class Cell:
 
 
 def build_report(out_dir: Path, title: str, labels: LabelSet, results: Results, *, overlays: Sequence[OverlayCase] = (),
-                 curves: Curves | None = None, notes: Sequence[str] = (), flags: Sequence[Mapping] = ()) -> Path:
+                 curves: Curves | None = None, notes: Sequence[str] = (), flags: Sequence[Mapping] = (), checks: Sequence[Mapping] = (),
+                 readers: bool = True) -> Path:
     """Write report.html, report.md, tables/*.csv and figures/*.png into out_dir; return the HTML page's path.
 
     results: result name (COLUMNS, or a folder of the user's) → scores. overlays: the cases to show (see
     `representative_cases`). curves: MEMBER/fold_N → rows of its log.jsonl. notes: what is incomplete or must be known.
     flags: what happened to single organs, each with the keys case, organ, state, note.
+    checks: one record per case and organ, those that need a look first (see `inference.checks.as_rows`). readers: show how far two
+    human readers agree, where a name of an organ is known.
     Raises C2FError where no result holds a score.
     """
     results = {name: list(results[name]) for name in sorted(results, key=_rank) if results[name]}
@@ -75,13 +81,16 @@ def build_report(out_dir: Path, title: str, labels: LabelSet, results: Results, 
     for name, content in pictures.items():
         durable.write_bytes(out_dir / "figures" / f"{name}.png", content)
     tables = {number: (spec, *table_cells(spec, results)) for number, spec in TABLES.items() if table_columns(spec, results)}
+    if readers:
+        tables = {number: (t[0], *_with_readers(*t)) for number, t in tables.items()}
+        notes = [*notes, *([two_readers().note] if any(two_readers().title in h for t in tables.values() for h in t[1]) else [])]
     _write_csvs(out_dir / "tables", tables, results)
     context = {
         "title": title, "made": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"), "main": heading(main),
         "tiles": _tiles(results[main]), "tables": tables, "further": _further(results[main]),
         "metrics": METRICS, "default_tolerance": DEFAULT_TOLERANCE_MM,
         "notes": [*notes, *_cautions(results)], "flags": [*flags, *_own_flags(results[main], flags)], "lowest": _lowest(results[main]),
-        "overlays": _captions(overlays, results[main]), "pictures": pictures,
+        "overlays": _captions(overlays, results[main]), "pictures": pictures, "checks": checks,
     }
     durable.write_text(out_dir / "report.md", _environment().get_template("report.md.j2").render(context))
     durable.write_text(out_dir / "report.html", _environment().get_template("report.html.j2").render(context))
@@ -133,6 +142,19 @@ def table_cells(spec: Table, results: Results) -> tuple[list[str], list[tuple[st
     name = "Mean" if len(common) == len(organs) else f"Mean of {len(common)} organs"
     rows.append((name, _bold_best([Cell(mean_sd(v, float("nan"), spec.metric)) for v in overall], overall, counts, spec.metric)))
     return [f"{heading(n)} (n = {len(results[n])})" for n in columns], rows
+
+
+def _with_readers(spec: Table, headings: list[str], rows: list[tuple[str, list[Cell]]]) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
+    """A table with a further column of two human readers' figures, which competes with none; as it is where no organ has one."""
+    known, figures = two_readers(), {organ: two_readers().of(organ) for organ, _ in rows[:-1]}
+    if not spec.readers or not any(figures.values()):
+        return headings, rows
+    cells = []
+    for organ, _ in rows:
+        found = figures.get(organ)
+        note = f"{found.scans} scans" if found and found.scans != known.scans else ""
+        cells.append(Cell(mean_sd(found.dsc, float("nan"), spec.metric) if found else "–", note))
+    return [*headings, f"{known.title} (n = {known.scans})"], [(organ, [*row, cell]) for (organ, row), cell in zip(rows, cells)]
 
 
 def _value(summary: pd.DataFrame, organ: str) -> tuple[float, int]:

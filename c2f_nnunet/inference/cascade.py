@@ -15,6 +15,7 @@ from ..planning.topology import divisors
 from ..preparing.crops import Crop, back_to_image, crop_geometry, cut
 from ..preparing.prepare import PreparedVolume, prepare_volume
 from ..preparing.resample import covering_box, resample
+from .agreement import Evidence, compact, mean_pair_dsc, weigh
 from .fusion import LIMIT, FusionWeights, accumulate, log_odds, mean_weights, probabilities
 from .locate import Located, accept_prior, grown, is_whole, locate, outside_faces, touches
 from .member import predict_crop, predict_volume
@@ -62,16 +63,20 @@ class Cascade:
 
 @dataclass(frozen=True)
 class CoarseResult:
-    """Fused logits (organs, z, y, x) on the coarse grid, and where each organ was found."""
+    """Fused logits (organs, z, y, x) on the coarse grid, where each organ was found, and how far the views agree on it (see `Evidence`)."""
 
     prepared: PreparedVolume
     logits: np.ndarray
     located: dict[str, Located]
+    views: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class OrganMaps:
-    """One organ near its place, on the image's grid: log-odds of both stages in `box`; and what happened on the way."""
+    """One organ near its place, on the image's grid: log-odds of both stages in `box`; and what happened on the way.
+
+    views, folds: how far the views' masks, and those of the fine networks of several folds, agree (see `Evidence`).
+    """
 
     organ: str
     box: Box
@@ -79,11 +84,13 @@ class OrganMaps:
     coarse: np.ndarray
     grown: bool = False
     flags: tuple[str, ...] = ()
+    views: float | None = None
+    folds: float | None = None
 
 
 @dataclass(frozen=True)
 class OrganReport:
-    """What prediction says of one organ in one scan, for checks and the report."""
+    """What prediction says of one organ in one scan, for checks and the report. confidence: see `Evidence`."""
 
     organ: str
     how: str
@@ -91,6 +98,7 @@ class OrganReport:
     volume_ml: float
     grown: bool
     flags: tuple[str, ...]
+    evidence: Evidence = Evidence()
 
 
 @dataclass(frozen=True)
@@ -120,15 +128,17 @@ def run_coarse(
 ) -> CoarseResult:
     """Stage 1 on a canonical scan; on_view sees each view's log-odds before they are fused."""
     prepared = prepare_volume(hu, geometry, cascade.plan.coarse)
-    total = None
+    total, masks = None, []
     for member in cascade.views:
         logits = view_logits(cascade, prepared, member)
         on_view(member.name, logits)
+        masks.append([compact(volume > 0) for volume in logits])
         total = accumulate(total, logits, member.name, cascade.view_weights)
         del logits  # before the next view's
     p = probabilities(total)
     located = locate(dict(zip(cascade.plan.labels.organs, p)), prepared.geometry, cascade.plan.fine, prepared.anchor_index)
-    return CoarseResult(prepared, total, located)
+    agreement = (mean_pair_dsc(of_organ) for of_organ in zip(*masks))
+    return CoarseResult(prepared, total, located, dict(zip(cascade.plan.labels.organs, agreement)))
 
 
 def coarse_maps(plan: Plan, logits: np.ndarray, prepared: PreparedVolume, image: Geometry) -> Iterator[OrganMaps]:
@@ -144,7 +154,8 @@ def coarse_maps(plan: Plan, logits: np.ndarray, prepared: PreparedVolume, image:
 def stage_maps(cascade: Cascade, coarse: CoarseResult, hu: np.ndarray, image: Geometry, stage: str) -> Iterator[OrganMaps]:
     """Every organ's maps by stage 'coarse' (views fused) or 'fine' (the whole cascade)."""
     if stage == "coarse":
-        return coarse_maps(cascade.plan, coarse.logits, coarse.prepared, image)
+        maps = coarse_maps(cascade.plan, coarse.logits, coarse.prepared, image)
+        return (replace(m, views=coarse.views.get(m.organ)) for m in maps)
     return run_fine(cascade, coarse, hu, image)
 
 
@@ -152,7 +163,7 @@ def run_fine(cascade: Cascade, coarse: CoarseResult, hu: np.ndarray, image: Geom
     """Stage 2, organ by organ; an organ whose fine member is not trained keeps its coarse result, flagged."""
     for member in cascade.plan.fine.members:
         for organ in member.organs:
-            yield _refine(cascade, member, organ, coarse, hu, image)
+            yield replace(_refine(cascade, member, organ, coarse, hu, image), views=coarse.views.get(organ))
 
 
 def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResult, hu: np.ndarray, image: Geometry) -> OrganMaps:
@@ -167,12 +178,12 @@ def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResu
     if member.name not in cascade.networks:
         box, values = _coarse_there(coarse, volume, grid, image)
         return OrganMaps(organ, box, None, values, False, (*place.flags, "no fine network"))
-    crop, p = _predict_crop(cascade, member, organ, hu, image, grid)
+    crop, p, folds = _predict_crop(cascade, member, organ, hu, image, grid)
     faces = touches(_upright(p > 0.5, crop), outside_faces(grid, image))
     was_grown = any(any(f) for f in faces)
     if was_grown:  # once: an organ that still touches is flagged
         grid = grown(grid, faces, multiple=_multiples(member))
-        crop, p = _predict_crop(cascade, member, organ, hu, image, grid)
+        crop, p, folds = _predict_crop(cascade, member, organ, hu, image, grid)
     flags = place.flags
     if was_grown and any(any(f) for f in touches(_upright(p > 0.5, crop), outside_faces(grid, image))):
         flags = (*flags, "touches its grown box")
@@ -181,7 +192,7 @@ def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResu
     box, fine = back_to_image(log_odds(p), crop, image, -LIMIT)
     coarse_box, values = _coarse_there(coarse, volume, grid, image)
     assert coarse_box == box, "both stages must be compared on one box"
-    return OrganMaps(organ, box, fine, values, was_grown, flags)
+    return OrganMaps(organ, box, fine, values, was_grown, flags, folds=folds)
 
 
 def found_whole(plan: Plan, place: Located, coarse: CoarseResult, image: Geometry) -> bool:
@@ -194,12 +205,18 @@ def _nothing(organ: str, was_grown: bool, flags: tuple[str, ...]) -> OrganMaps:
     return OrganMaps(organ, Box((0, 0, 0), (0, 0, 0)), None, np.zeros((0, 0, 0), np.float32), was_grown, flags)
 
 
-def _predict_crop(cascade: Cascade, member: MemberPlan, organ: str, hu, image: Geometry, grid: Geometry) -> tuple[Crop, np.ndarray]:
-    """The organ's crop on this grid and its probability there (in the crop's own frame), averaged over the folds."""
+def _predict_crop(
+    cascade: Cascade, member: MemberPlan, organ: str, hu, image: Geometry, grid: Geometry
+) -> tuple[Crop, np.ndarray, float | None]:  # fmt: skip
+    """The organ's crop on this grid, its probability there (in the crop's own frame) averaged over the folds, and their masks' mean DSC."""
     crop = cut(hu, image, organ, member, grid)
     networks = cascade.networks[member.name]
-    total = sum(predict_crop(network, member, crop.hu, cascade.device, cascade.flips) for network in networks)
-    return crop, total / len(networks)
+    total, masks = 0, []
+    for network in networks:
+        p = predict_crop(network, member, crop.hu, cascade.device, cascade.flips)
+        total = total + p
+        masks.append(compact(p > 0.5))
+    return crop, total / len(networks), mean_pair_dsc(masks)
 
 
 def _upright(array: np.ndarray, crop: Crop) -> np.ndarray:
@@ -244,13 +261,14 @@ def merge(
     channels = np.zeros(image.shape, np.uint8 if plan.labels.channels < 257 else np.uint16)
     best = np.zeros(image.shape, np.float32)
     seen: dict[str, OrganMaps] = {}
-    sure: dict[str, float] = {}
+    found: dict[str, Evidence] = {}
     for m in maps:
         seen[m.organ] = replace(m, fine=None, coarse=np.zeros((0, 0, 0), np.float32))
         if not all(m.box.shape):
             continue
         channel = plan.labels.organs.index(m.organ) + 1
-        sure[m.organ] = _paste(combined(m, weights), m.organ in clean, channel, channels[m.box.slices], best[m.box.slices])
+        values = _paste(combined(m, weights), m.organ in clean, channel, channels[m.box.slices], best[m.box.slices])
+        found[m.organ] = weigh(values, m.fine, m.coarse, m.views, m.folds)
     counts = sum(np.bincount(plane.ravel(), minlength=plan.labels.channels) for plane in channels)  # of all at once: 64-bit copies
     reports = []
     for i, organ in enumerate(plan.labels.organs, start=1):
@@ -259,21 +277,19 @@ def merge(
         if not counts[i] and not flags and place:  # the fine stage said no, or others took its voxels: not silently
             flags = (EMPTY,)
         volume_ml = float(counts[i]) * image.voxel_mm3 / 1000
-        reports.append(OrganReport(organ, place.how if place else "coarse", sure.get(organ, 0.0), volume_ml, bool(m and m.grown), flags))
+        how, evidence = place.how if place else "coarse", found.get(organ, Evidence())
+        reports.append(OrganReport(organ, how, evidence.confidence, volume_ml, bool(m and m.grown), flags, evidence))
     return Segmentation(channels, tuple(reports))
 
 
-def _paste(values: np.ndarray, cleaned: bool, channel: int, channels: np.ndarray, best: np.ndarray) -> float:
-    """Give an organ the voxels of its box where its log-odds are above the best so far; its mean probability where it is (0: nowhere)."""
+def _paste(values: np.ndarray, cleaned: bool, channel: int, channels: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Give an organ the voxels of its box where its log-odds are above the best so far; its log-odds, cleaned up where asked."""
     if cleaned:
         values = np.where(largest_component(values > 0), values, -LIMIT)
     wins = values > best
     np.copyto(best, values, where=wins)
     channels[wins] = channel
-    inside = values[values > 0]
-    np.exp(np.negative(inside, out=inside), out=inside)  # in place: an organ's box may be a large part of the scan
-    inside += 1
-    return float(np.divide(1, inside, out=inside).mean()) if inside.size else 0.0
+    return values
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:

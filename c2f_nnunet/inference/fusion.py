@@ -22,6 +22,7 @@ from ..errors import ModelError
 from ..io import records
 from ..io.records import record
 from .fusion_learn import FitCase, draw, dsc, learn, means
+from .limits import HeldOut
 from .presence import Presence
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class FusionFile:
 
     clean: organs of which only the largest component is kept, because that helped on held-out cases. coarse_inputs,
     merge_inputs: hash of the checkpoints that the fits were made with, so that a fit is redone when they change.
-    presence: how often the coarse stage overlooks each organ, fitted with the merge.
+    presence: how often the coarse stage overlooks each organ; held_out: what its results were like; both found with the merge.
     """
 
     version: int
@@ -90,6 +91,7 @@ class FusionFile:
     coarse_inputs: str = ""
     merge_inputs: str = ""
     presence: tuple[Presence, ...] = ()
+    held_out: tuple[HeldOut, ...] = ()
 
 
 def read_fusion(path: Path) -> FusionFile:

@@ -16,10 +16,12 @@ from ..evaluation import folders
 from ..evaluation.figures import OverlayCase
 from ..evaluation.metrics import CaseScore, score
 from ..evaluation.report import build_report, representative_cases
-from ..inference.cascade import MERGE_SOURCES, Cascade, OrganReport, coarse_maps, merge, run_coarse, run_fine
+from ..inference.cascade import MERGE_SOURCES, Cascade, coarse_maps, merge, run_coarse, run_fine
+from ..inference.checks import Checked, as_rows
 from ..inference.fusion import FusionWeights, mean_weights
 from ..io.images import Image, read_image, read_label, write_label
 from ..workspace import require_writable
+from .checking import checks_of, ranking, read_limits, write_checks
 from .fit import complete_folds
 from .model import Model, build_cascade, held_out_case
 
@@ -28,21 +30,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One held-out case: its scores by result name ('2d_top', 'fusion', 'coarse', 'fine', 'final') and the organs' reports."""
+    """One held-out case: its scores by result name ('2d_top', 'fusion', 'coarse', 'fine', 'final') and the final result's checks."""
 
     case: str
     fold: int
     scores: dict[str, CaseScore]
-    reports: tuple[OrganReport, ...]
+    checks: tuple[Checked, ...]
 
 
 def crossval(
     model: Model, dataset: Dataset, device: torch.device, which: str = "best", others: Mapping[str, Path] | None = None,
-    on_case: Callable[[str], None] = lambda case: None,
+    on_case: Callable[[str], None] = lambda case: None, readers: bool = True,
 ) -> tuple[Path, dict[str, str]]:  # fmt: skip
     """Predict and score every held-out case of every trained fold; returns report.html, and the cases that failed and why.
 
-    others: name → folder of further predictions of the same cases, which become columns of Tables II and III.
+    others: name → folder of further predictions of the same cases, which become columns of Tables II and III. readers: show what two
+    human readers reach on other patients.
     ModelError where no fold is complete. Incomplete folds, and cases that could not be scored, are named in the report.
     """
     folds, splits = complete_folds(model, model.plan.members, which), model.splits()
@@ -68,9 +71,12 @@ def crossval(
     for name, folder in (others or {}).items():
         columns[name] = _scores_of_folder(folder, model, {r.case: cases[r.case] for r in results}, notes)
     overlays = [_overlay(model, cases[c]) for c in representative_cases(columns["final"]).values()]
+    checked = [c for r in results for c in r.checks]
+    write_checks(model.folder.crossval, checked)
+    notes += ranking(checked, columns["final"])
     page = build_report(
         model.folder.crossval, f"{model.plan.dataset}: cross-validation of plan '{model.plan.name}'", model.plan.labels, columns,
-        overlays=overlays, curves=_curves(model, folds), notes=notes, flags=_flags(results),
+        overlays=overlays, curves=_curves(model, folds), notes=notes, checks=as_rows(checked), readers=readers,
     )  # fmt: skip
     return page, failed
 
@@ -107,7 +113,8 @@ def score_case(cascade: Cascade, case: Case, fold: int, model: Model) -> CaseRes
     final = merge(cascade.plan, iter(maps), image.geometry, cascade.merge_weights, coarse.located, frozenset(model.fusion.clean))
     put("final", final.channels)
     write_label(model.folder.crossval / "predictions" / f"{case.id}{model.plan.file_ending}", labels.to_ids(final.channels), image.source)
-    return CaseResult(case.id, fold, scores, final.reports)
+    checks = checks_of(case.id, cascade.plan, coarse, final, image.geometry, read_limits(model, without={case.id}))
+    return CaseResult(case.id, fold, scores, checks)
 
 
 def fine_alone(organs: tuple[str, ...]) -> FusionWeights:
@@ -164,17 +171,3 @@ def _curves(model: Model, folds: tuple[int, ...]) -> dict[str, list[dict]]:
             if path.exists():
                 curves[f"{member.name}/fold_{fold}"] = [json.loads(line) for line in path.read_text().splitlines() if line]
     return curves
-
-
-def _flags(results: list[CaseResult]) -> list[dict]:
-    """What happened to single organs: missed by a stage, found only at a lower threshold, grown, empty."""
-    flags = []
-    for r in results:
-        for o in r.reports:
-            happened = [*o.flags, *(["box grown once"] if o.grown else [])]
-            if o.how not in ("threshold 0.5", "coarse"):
-                happened.append(f"found at {o.how}")
-            if happened:
-                state = "present" if o.volume_ml else "empty"
-                flags.append({"case": r.case, "organ": o.organ, "state": state, "note": "; ".join(happened)})
-    return flags

@@ -5,7 +5,7 @@ import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Iterator, Mapping
+from typing import Callable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ from ..data.dataset import Case
 from ..data.fingerprint import Fingerprint
 from ..data.store import StoredVolume
 from ..evaluation.metrics import dsc
+from ..inference.agreement import weigh
 from ..inference.cascade import MERGE_SOURCES, Cascade, found_whole, largest_component, run_coarse, run_fine, view_logits
-from ..inference.fusion import FUSION_VERSION, FusionFile, FusionWeights, OrganFit, fit, fuse
+from ..inference.fusion import FUSION_VERSION, LIMIT, FusionFile, FusionWeights, OrganFit, fit, fuse
 from ..inference.fusion_learn import FitCase
+from ..inference.limits import HeldOut
 from ..inference.presence import Presence
+from ..inference.shapes import shapes
 from ..io import records
 from ..io.images import read_image, read_label
 from ..preparing.prepare import PreparedVolume
@@ -27,6 +30,13 @@ from .model import Model, build_cascade, held_out_case
 
 log = logging.getLogger(__name__)
 OnCase = Callable[[str], None]
+
+
+class SavedMaps(NamedTuple):
+    """One organ of a held-out case: how to get its maps back, and its voxels in the whole reference."""
+
+    load: Callable[[], FitCase]
+    voxels: int
 
 
 def complete_folds(model: Model, members, which: str) -> tuple[int, ...]:
@@ -88,23 +98,26 @@ def fit_merge(
     """Fit each organ's say of the fine and the coarse stage, whether cleaning up helps and what a miss means; write fusion.json."""
     folds, splits, organs = complete_folds(model, model.plan.members, which), model.splits(), model.plan.labels.organs
     with tempfile.TemporaryDirectory(prefix=".fit-", dir=model.folder.root) as folder:
-        saved: dict[str, list[Callable[[], FitCase]]] = {o: [] for o in organs}
+        saved: dict[str, list[SavedMaps]] = {o: [] for o in organs}
         found: dict[str, list[bool]] = {o: [] for o in organs}
         for fold in folds:
             cascade = replace(build_cascade(model, (fold,), which, device)[0], presence=())  # every organ's maps are needed
             for case in splits[fold].val:
-                for organ, load in _save_maps(cascade, held_out_case(cases, case), Path(folder), found):
-                    saved[organ].append(load)
+                for organ, maps in _save_maps(cascade, held_out_case(cases, case), Path(folder), found):
+                    saved[organ].append(maps)
                 on_case(case)
-        fitted = {o: _fit_organ(o, saved[o]) for o in organs}
-        clean = tuple(o for o in organs if saved[o] and _cleaning_helps(o, saved[o], fitted[o]))
+        loads = {o: [s.load for s in saved[o]] for o in organs}
+        fitted = {o: _fit_organ(o, loads[o]) for o in organs}
+        clean = tuple(o for o in organs if loads[o] and _cleaning_helps(o, loads[o], fitted[o]))
+        held_out = tuple(_held_out(o, saved[o], fitted[o], o in clean) for o in organs)
     first = [fitted[o] for o in organs]
     ids = tuple(sorted({i for w in first for i in w.fitted_on}))
     table = tuple(tuple(w.weights[s][0] for w in first) for s in range(len(MERGE_SOURCES)))
     weights = FusionWeights(organs, MERGE_SOURCES, table, tuple(w.bias[0] for w in first), ids, tuple(s for w in first for s in w.scores))
     inputs = model.inputs_hash(model.plan.members, folds, which)
     presence = count_presence(records.read(Fingerprint, model.folder.fingerprint), found)
-    done = replace(model.fusion, merge=weights, clean=clean, folds=folds, merge_inputs=inputs, presence=presence)
+    fitted_now = {"merge": weights, "clean": clean, "merge_inputs": inputs, "presence": presence, "held_out": held_out}
+    done = replace(model.fusion, folds=folds, **fitted_now)
     records.write(model.folder.fusion, done)
     return done
 
@@ -123,7 +136,7 @@ def count_presence(fingerprint: Fingerprint, found: Mapping[str, list[bool]]) ->
 
 def _save_maps(
     cascade: Cascade, case: Case, folder: Path, found: dict[str, list[bool]]
-) -> Iterator[tuple[str, Callable[[], FitCase]]]:  # fmt: skip
+) -> Iterator[tuple[str, SavedMaps]]:  # fmt: skip
     """Each organ's fine and coarse log-odds in its box, where the fine stage ran and the organ is annotated.
 
     found: gets, for each annotated organ that is there, whether the coarse stage found it whole.
@@ -140,7 +153,8 @@ def _save_maps(
         channel = cascade.plan.labels.organs.index(maps.organ) + 1
         path = folder / f"{case.id}__{channel}.npy"
         np.save(path, np.stack([maps.fine, maps.coarse])[:, None].astype(np.float16), allow_pickle=False)
-        yield maps.organ, _loader(case.id, path, (truth[maps.box.slices] == channel).astype(np.uint8))
+        load = _loader(case.id, path, (truth[maps.box.slices] == channel).astype(np.uint8))
+        yield maps.organ, SavedMaps(load, int(np.count_nonzero(truth == channel)))
 
 
 def _loader(case_id: str, path: Path, truth: np.ndarray) -> Callable[[], FitCase]:
@@ -163,6 +177,25 @@ def _cleaning_helps(organ: str, saved: list[Callable[[], FitCase]], weights: Fus
             cleaned = largest_component(mask)
             gains.append(_dice(truth, cleaned) - _dice(truth, mask))
     return bool(gains) and float(np.mean(gains)) > 1e-4
+
+
+def _held_out(organ: str, saved: list[SavedMaps], weights: FusionWeights, clean: bool) -> HeldOut:
+    """What the organ's merged results on held-out cases that have it were like, each organ by itself: what later ones are compared with."""
+    rows = []
+    for maps in saved:
+        if not maps.voxels:
+            continue
+        case = maps.load()
+        fine, coarse = np.asarray(case.logits[:, 0], np.float32)
+        values = fuse(np.stack([fine, coarse])[:, None], weights)[0]
+        if clean:
+            values = np.where(largest_component(values > 0), values, -LIMIT)
+        mask = values > 0
+        shape = shapes(mask.astype(np.uint8), (organ,)).get(organ)
+        reached = dsc(maps.voxels, int(mask.sum()), int((mask & (case.truth > 0)).sum()))
+        inside = weigh(values, fine, coarse, None, None).inside
+        rows.append((case.id, float(reached), inside, shape.largest_share if shape else 0.0))
+    return HeldOut(organ, *(zip(*rows) if rows else ((),) * 4))
 
 
 def _dice(truth: np.ndarray, mask: np.ndarray) -> float:

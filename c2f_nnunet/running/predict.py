@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from ..data.dataset import Case
 from ..errors import C2FError, WorkspaceError
 from ..geometry import from_canonical
 from ..inference.cascade import Cascade, OrganMaps, OrganReport, combined, merge, run_coarse, stage_maps
+from ..inference.checks import Checked
 from ..inference.fusion import LIMIT, FusionWeights, probabilities
+from ..inference.limits import OrganLimits
 from ..io import durable, records
 from ..io.dicom_seg import write_dicom_seg
 from ..io.images import IMAGE_ENDINGS, Image, write_label
@@ -23,6 +25,7 @@ from ..io.scans import Scan, is_series, place_of, read_scan, scan_grid, scan_sha
 from ..io.series import SeriesReference, by_slice, series_reference
 from ..labels import LabelSet
 from ..tg263 import standard_names
+from .checking import checks_of
 from .memory import memory_estimate_gb, peak_memory_gb
 
 log = logging.getLogger(__name__)
@@ -31,12 +34,13 @@ EXTRAS = {"probabilities": ".npz", "rtstruct": "_rtstruct.dcm", "dicom_seg": "_s
 
 @dataclass(frozen=True)
 class Predicted:
-    """One case: what was found of each organ, or why it failed; seconds by stage."""
+    """One case: what was found of each organ, or why it failed; seconds by stage; each organ's checks."""
 
     case: str
     reports: tuple[OrganReport, ...]
     seconds: dict[str, float]
     error: str | None = None
+    checks: tuple[Checked, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class PredictOptions:
     max_memory_gb: float | None = None
     rtstruct: bool = False
     dicom_seg: bool = False
+    limits: Mapping[str, OrganLimits] = field(default_factory=dict)
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -122,6 +127,8 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
     clean = options.clean if options.stage == "fine" else frozenset()
     result = merge(cascade.plan, maps, image.geometry, cascade.merge_weights, coarse.located, clean)
     clock.lap(options.stage)
+    checks = checks_of(case.id, cascade.plan, coarse, result, image.geometry, options.limits)
+    clock.lap("checks")
     ids = cascade.plan.labels.to_ids(result.channels)
     write_label(target, ids, image.source)
     hashes = {"source_sha256": scan_sha256(case.image), "sha256": durable.sha256(target)}
@@ -129,9 +136,9 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
         _write_probabilities(target, cascade.plan.labels.organs, keep, image)
     _write_dicom(target, cascade.plan.labels, ids, image, series, options)
     hashes |= {f"{name}_sha256": durable.sha256(_extra_path(target, name)) for name in options.extras}
-    records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports})
+    records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports, "checks": checks})
     clock.lap("write")
-    return Predicted(case.id, result.reports, clock.seconds)
+    return Predicted(case.id, result.reports, clock.seconds, checks=checks)
 
 
 def _note_path(target: Path) -> Path:
@@ -161,10 +168,10 @@ def is_complete(target: Path, case: Case, options: PredictOptions) -> bool:
 
 
 def _recorded(maps: Iterator[OrganMaps], weights: FusionWeights, keep: list[OrganMaps]) -> Iterator[OrganMaps]:
-    """The same maps, both stages combined in one, each also kept."""
+    """The same maps; of each, both stages combined in one are kept."""
     for m in maps:
         keep.append(replace(m, fine=None, coarse=combined(m, weights)))
-        yield keep[-1]
+        yield m
 
 
 def _write_probabilities(target: Path, organs: tuple[str, ...], maps: list[OrganMaps], image: Image) -> None:

@@ -21,8 +21,9 @@ def report(monkeypatch):
     """What was to be reported: nothing is computed, the page and its Markdown are made at once."""
     seen = SimpleNamespace(failed={})
 
-    def made(model, dataset, device, which, others, on_case):
+    def made(model, dataset, device, which, others, on_case, readers):
         seen.model, seen.dataset, seen.device, seen.which, seen.others = model, dataset, device, which, others
+        seen.readers = readers
         on_case("t2")
         model.folder.crossval.mkdir()
         (model.folder.crossval / "report.md").write_text(REPORT)
@@ -35,7 +36,7 @@ def report(monkeypatch):
 def test_without_options_the_only_model_is_reported(tiny, report, capsys):
     assert crossval.main(tiny.args("-device", "cpu")) == 0
     assert report.model.folder == tiny.folder and report.dataset == tiny.dataset
-    assert (report.device, report.which, report.others) == (torch.device("cpu"), "best", {})
+    assert (report.device, report.which, report.others, report.readers) == (torch.device("cpu"), "best", {}, True)
     assert capsys.readouterr().out == f"# Cross-validation\n\nTable I: Stem 87.6\n\nreport: {tiny.folder.crossval / 'report.html'}\n"
 
 
@@ -54,6 +55,11 @@ def test_the_device(tiny, report, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert crossval.main(tiny.args("-device", "cuda")) == 0
     assert report.device == torch.device("cuda", 0)
+
+
+def test_two_readers_can_be_left_out(tiny, report):
+    assert crossval.main(tiny.args("--no_two_readers", "-device", "cpu")) == 0
+    assert not report.readers
 
 
 def test_folders_to_compare_with_get_their_names(tiny, report, tmp_path):

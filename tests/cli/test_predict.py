@@ -11,6 +11,8 @@ import torch
 from c2f_nnunet.cli import predict
 from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.inference.cascade import OrganReport
+from c2f_nnunet.inference.agreement import Evidence
+from c2f_nnunet.inference.checks import Check, Checked
 from c2f_nnunet.inference.fusion import FUSION_VERSION, FusionFile
 from c2f_nnunet.io import records
 from c2f_nnunet.running import model
@@ -57,7 +59,9 @@ def test_without_options_all_folds_and_both_stages_are_used(tiny_planned, predic
     assert predicted.opened.folder == tiny_planned.folder and predicted.out == out
     assert (predicted.folds, predicted.which, predicted.device) == (None, "best", torch.device("cpu"))
     assert (predicted.flips, predicted.stage) == (True, "fine")
-    assert predicted.options == PredictOptions("fine", False, False, frozenset(), ".nii.gz", None)
+    limits = predicted.options.limits
+    assert predicted.options == PredictOptions("fine", False, False, frozenset(), ".nii.gz", None, limits)
+    assert list(limits) == ["Gland_L", "Gland_R", "Stem"] and limits["Stem"].cases == 7 and limits["Stem"].inside is None
     images = tiny_planned.raw / "imagesTs"
     assert predicted.files == [images / "s0_0000.nii.gz", images / "s1_0000.nii.gz"]
 
@@ -179,25 +183,35 @@ def test_leftovers_of_a_killed_run_are_removed(tiny_planned, predicted, out):
 
 
 def test_folds_times_and_doubtful_organs_are_shown(tiny_planned, predicted, out, capsys):
-    sure = OrganReport("Stem", "threshold 0.5", 0.9, 31.4, False, ())
-    doubtful = OrganReport("Gland_R", "prior", 0.1, 2.31, False, ("empty in the coarse result", "small"))
-    predicted.result = lambda case: Predicted(case.id, (sure, doubtful) if case.id == "s1" else (sure,), {"coarse": 2.0, "fine": 4.5})
+    sure = Checked("s1", "Stem", 0.9, Evidence(0.9), False, (Check("found", 31.4, (None, None), True, "found, 31.4 ml"),))
+    said = (Check("found", 2.3, (None, None), False, "found at prior"), Check("volume", 2.3, (4.0, 9.0), False, "small"))
+    doubtful = Checked("s1", "Gland_R", 0.123, Evidence(0.123), True, said)
+    seconds = {"coarse": 2.0, "fine": 4.5}
+    predicted.result = lambda case: Predicted(case.id, (), seconds, checks=(sure, doubtful) if case.id == "s1" else (sure,))
     done(tiny_planned, out)
     shown = capsys.readouterr().out
     assert "2 cases, folds: 2d_top 0+1, 3d_Stem 0\n" in shown
     assert "seconds per case (median): coarse 2.0, fine 4.5; all 13 s" in shown
     table = shown.split("organs that need a look:\n")[1].splitlines()
-    assert table[1].split() == "s1 Gland_R prior 2.3 empty in the coarse result; small".split()
+    assert table[0].split() == ["case", "organ", "confidence", "note"]
+    assert table[1].split() == "s1 Gland_R 0.123 found at prior; small".split()
     assert "Stem" not in table[1] and table[2].startswith("peak memory: ") and table[2].endswith(f"; results in {out}")
 
 
-def test_flagged_organs_are_shown(tiny_trained, tmp_path, capsys):
-    """s1 has no right gland: whatever was made of it is in its note, and on the screen if it is doubtful."""
+def test_checks_are_shown_and_left(tiny_trained, tmp_path, capsys):
+    """s1 has no right gland: whatever was made of it is on the screen if it is doubtful, and in checks.json, its case first then."""
     assert predict.main(tiny_trained.args("-i", "imagesTs", "-o", tmp_path, "-device", "cpu", "--disable_tta")) == 0
     shown = capsys.readouterr().out
     assert "2 cases, folds: 2d_top 0, 2d_front 0, 2d_side 0, 3d_Gland 0, 3d_Stem 0" in shown and "peak memory" in shown
-    right = json.loads((tmp_path / "s1.json").read_text())["organs"][1]
-    assert right["organ"] == "Gland_R" and (not right["flags"] or "organs that need a look" in shown)
+    found = json.loads((tmp_path / "checks.json").read_text())
+    assert sorted((r["case"], r["organ"]) for r in found) == [(c, o) for c in ("s0", "s1") for o in ("Gland_L", "Gland_R", "Stem")]
+    failed = {c: sum(not k["passed"] for r in found if r["case"] == c for k in r["checks"]) for c in ("s0", "s1")}
+    assert failed[found[0]["case"]] == max(failed.values())
+    assert all(r["needs_a_look"] == any(not c["passed"] for c in r["checks"]) for r in found)
+    assert ("organs that need a look" in shown) == any(r["needs_a_look"] for r in found)
+    note = json.loads((tmp_path / "s1.json").read_text())
+    assert [c["organ"] for c in note["checks"]] == [o["organ"] for o in note["organs"]]
+    assert set(note["organs"][1]["evidence"]) == {"inside", "soft", "views", "folds", "stages"}
 
 
 def test_some_failed_cases_are_named_and_the_rest_is_done(tiny_planned, predicted, out, capsys):

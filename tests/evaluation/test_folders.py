@@ -137,6 +137,27 @@ def test_two_readers_of_a_real_scan(real_data):
     assert score.organ("Brainstem").dsc > 0.8 and score.organ("Mandible").surface_dsc > 0.85 and score.organ("Parotid_L").hd95_mm < 12
 
 
+def test_two_readers_of_a_real_scan_by_the_surface_distance_library(real_data):
+    """DSC exactly and surface DSC as DeepMind's surface-distance 0.1 gives them on these files: its numbers, written by
+    `python benchmarks/peers/deepmind_surface.py oncologist radiographer tolerances.json deepmind.json` for the scan 0522c0014."""
+    expected = {  # organ: label id, DSC, surface DSC
+        "Brainstem": (1, 0.8433541631481168, 0.8768458811867272),
+        "OpticNrv_L": (3, 0.9307692307692308, 1.0),
+        "OpticNrv_R": (4, 0.8687258687258688, 0.9937400416964078),
+        "Parotid_L": (5, 0.8383484954513646, 0.9066153867651645),
+        "Parotid_R": (6, 0.9178838493255993, 0.9386208617379365),
+        "Glnd_Submand_L": (7, 0.8988385162982391, 0.9050097700714198),
+        "Glnd_Submand_R": (8, 0.8041755267736324, 0.8828792238901422),
+        "SpinalCord": (9, 0.8780886513674945, 0.9821215698312818),
+        "Lacrimal_L": (16, 0.7245409015025042, 0.8866832805310715),
+    }
+    names = {i: f"other_{i}" for i in range(1, 21)} | {i: organ for organ, (i, _, _) in expected.items()}
+    a, b = (real_data / "masks_two_readers" / reader / "0522c0014.nii.gz" for reader in ("oncologist", "radiographer"))
+    score = folders.evaluate_case(a, b, LabelSet(tuple(names.values()), tuple(names)), list(expected))
+    assert {o.organ: (o.id, o.dsc) for o in score.organs if o.state == "scored"} == {o: (i, dsc) for o, (i, dsc, _) in expected.items()}
+    assert [score.organ(o).surface_dsc for o in expected] == pytest.approx([s for _, _, s in expected.values()], abs=1e-9)
+
+
 def test_a_killed_process_is_an_error_that_names_the_case():
     jobs = {case: partial(os._exit, 9) for case in ("hn_1", "hn_2")}
     with pytest.raises(C2FError, match="case hn_1: a scoring process was killed"):

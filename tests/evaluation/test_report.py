@@ -128,3 +128,47 @@ def test_a_report_on_one_case_and_one_result(tmp_path):
 def test_nothing_scored_is_an_error(tmp_path):
     with pytest.raises(C2FError, match="small: there is no scored case"):
         report.build_report(tmp_path, "small", LABELS, {"final": []})
+
+
+KNOWN = LabelSet.from_names({"background": 0, "Parotid_L": 1, "Glnd_Submand_R": 2, "Heart": 3})
+
+
+def known_case(name: str, dsc: float) -> CaseScore:
+    return CaseScore(name, 1000, tuple(
+        OrganScore(o, i, "scored", 10, 10, 8, 1.0, 1.0, 2.0, dsc, 1.0, 1.0, dsc) for o, i in zip(KNOWN.organs, KNOWN.ids)
+    ))
+
+
+def test_two_readers_stand_beside_the_model_and_compete_with_none(tmp_path):
+    results = {"coarse": [known_case("a", 0.5)], "final": [known_case("a", 0.7)]}
+    page = report.build_report(tmp_path / "with", "set", KNOWN, results)
+    markdown = page.with_name("report.md").read_text()
+    assert "| Coarse (n = 1) | Final (n = 1) | Two readers, other patients (n = 28) |" in markdown
+    assert "| Parotid\\_L | 50.0 | **70.0** | 87.2 |" in markdown  # 87.2 is not bold
+    assert "| Glnd\\_Submand\\_R | 50.0 | **70.0** | 87.6 (23 scans) |" in markdown and "| Heart | 50.0 | **70.0** | – |" in markdown
+    assert "| Mean | 50.0 | **70.0** | – |" in markdown
+    for text in (markdown, page.read_text()):
+        assert text.count("Nikolov et al. 2021") == 1 and "other readers than drew its references" in text
+    table = pd.read_csv(tmp_path / "with" / "tables" / "table_II.csv", index_col="organ")
+    assert str(table.loc["Parotid_L", "Two readers, other patients (n = 28)"]) == "87.2"
+    assert "Two readers" not in (tmp_path / "with" / "tables" / "table_III.csv").read_text()
+    without = report.build_report(tmp_path / "without", "set", KNOWN, results, readers=False)
+    assert "Two readers" not in without.read_text() and "Two readers" not in without.with_name("report.md").read_text()
+
+
+def test_two_readers_are_left_out_where_no_organ_is_known(made):
+    _, html, markdown = made
+    assert "Two readers" not in html and "Two readers" not in markdown
+
+
+def test_organs_that_need_a_look_are_listed(tmp_path):
+    checks = [{"case": "a", "organ": "Y<b>", "confidence": 0.456, "needs_a_look": True, "note": "empty; cut by the | edge"},
+              {"case": "a", "organ": "X", "confidence": 0.9, "needs_a_look": False, "note": ""}]
+    page = report.build_report(tmp_path, "set", LABELS, {"final": [case("a", 0.9, 0.7)]}, checks=checks)
+    html, markdown = page.read_text(), page.with_name("report.md").read_text()
+    assert "<tr><td>a</td><td>Y&lt;b&gt;</td><td>0.456</td><td>empty; cut by the | edge</td></tr>" in html
+    assert r"| a | Y\<b\> | 0.456 | empty; cut by the \| edge |" in markdown
+    for text in (html, markdown):
+        assert "1 of 2 organs need a look by the checks" in text and "No organ was missed or flagged" not in text
+    fine = report.build_report(tmp_path, "set", LABELS, {"final": [case("a", 0.9, 0.7)]}, checks=checks[1:])
+    assert "need a look by" not in fine.read_text() and "No organ was missed or flagged" in fine.read_text()

@@ -98,6 +98,47 @@ def test_surface_dsc_of_shifted_cubes():
     assert surface.surface_dsc(surface.surfel_distances(a, far, (1.0, 1.0, 1.0)), 1.0) == 0.0
 
 
+def test_surface_dsc_of_two_voxels_by_hand():
+    """A voxel's surface lies in the eight cells at its corners, an equal area in each. Its neighbour in x shares four of them: distance 0;
+    the other four of each lie one voxel of 1.5 mm from the nearest."""
+    a, b = box((5, 5, 6), (2, 2, 2), (3, 3, 3)), box((5, 5, 6), (2, 2, 3), (3, 3, 4))
+    d = surface.surfel_distances(a, b, (3.0, 2.0, 1.5))
+    assert sorted(d.from_reference_mm) == sorted(d.from_prediction_mm) == [0.0] * 4 + [1.5] * 4
+    assert surface.surface_dsc(d, 1.49) == pytest.approx(0.5) and surface.surface_dsc(d, 1.5) == 1.0
+
+
+Z, Y, X = np.ogrid[:14, :16, :18]
+
+
+def ball(centre, radius):
+    return (Z - centre[0]) ** 2 + (Y - centre[1]) ** 2 + (X - centre[2]) ** 2 <= radius**2
+
+
+def block(start, stop):
+    return box((14, 16, 18), start, stop)
+
+
+@pytest.mark.parametrize("a, b, spacing, tolerance, share, areas", [
+    (ball((6, 7, 8), 5), ball((7, 8, 9), 4.5), (2.5, 1.0, 1.2), 1.5, 0.7893067082429942, (786.6400426089924, 660.773821402194)),
+    # two cubes that touch by a corner: cells that marching cubes may cut in two ways
+    (block((2, 2, 2), (5, 5, 5)) | block((5, 5, 5), (8, 8, 8)), block((2, 2, 3), (8, 7, 8)), (1.0, 2.0, 3.0), 1.9, 0.4782660729982303,
+     (323.106484226401, 539.3175867773289)),
+    # crumbs everywhere: many of the 256 codes
+    ((7 * Z + 5 * Y + 3 * X) % 4 == 0, (3 * Z + 7 * Y + 5 * X) % 5 == 0, (1.1, 0.9, 3.0), 0.95, 0.9725231367091652,
+     (4412.24294961191, 6720.590846909424)),
+    # both reach the array's border
+    (block((0, 0, 0), (14, 16, 9)), block((0, 0, 0), (14, 16, 11)), (3.0, 1.0, 1.0), 1.5, 0.7515488130573436,
+     (2294.1323291763874, 2522.7814398170613)),
+])  # fmt: skip
+def test_surface_dsc_is_that_of_deepminds_library(a, b, spacing, tolerance, share, areas):
+    """share and areas: what surface-distance 0.1 gives, by
+    `d = metrics.compute_surface_distances(a, b, spacing); metrics.compute_surface_dice_at_tolerance(d, tolerance)` and the sums of
+    `d["surfel_areas_gt"]` and `d["surfel_areas_pred"]`."""
+    d = surface.surfel_distances(a, b, spacing)
+    assert surface.surface_dsc(d, tolerance) == pytest.approx(share, abs=1e-9)
+    assert (d.weight_reference.sum(), d.weight_prediction.sum()) == pytest.approx(areas, rel=1e-9)
+
+
 def test_distances_are_those_of_an_exact_distance_transform_to_the_last_bit():
     a, b = blobs(5)
     spacing = (2.5, 1.01, 0.977)  # products that floating point cannot hold

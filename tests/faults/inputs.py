@@ -176,5 +176,5 @@ def skipped_by_prediction(tiny, tmp_path: Path, capsys, faults: list[Fault], end
     assert message.startswith(f"{len(faults)} of {len(faults) + 1} cases failed, the others are done: ")
     for i, fault in enumerate(faults):
         told_of(message, f"bad{i}_0000{ending}", fault.told)
-    assert {f.name for f in out.iterdir()} == {"dataset.json", "s0.json", f"s0{ending}", f"bad0{ending}"}
+    assert {f.name for f in out.iterdir()} == {"checks.json", "dataset.json", "s0.json", f"s0{ending}", f"bad0{ending}"}
     assert read_label(out / f"s0{ending}").array.any()

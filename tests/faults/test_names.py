@@ -74,7 +74,7 @@ def test_row_38_names_of_cases(work, tiny_trained, tmp_path_factory, capsys, nam
                 assert "; rename" in message and (ascii(name)[1:-1][:8] in message or repr(name)[1:-1][:8] in message), message
             assert not out.exists() and not name.isprintable(), name
             return
-        assert {f.name for f in out.iterdir()} == {"dataset.json", f"{name}.json", f"{name}.nii.gz"}
+        assert {f.name for f in out.iterdir()} == {"checks.json", "dataset.json", f"{name}.json", f"{name}.nii.gz"}
         cases = json.loads((work.root / "results" / work.raw.name / "tiny" / "fingerprint.json").read_text())["cases"]
         assert name in {c["id"] for c in cases}
         stored = {f.name for f in (work.store.root).rglob("*.done")}

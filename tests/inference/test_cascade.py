@@ -224,3 +224,27 @@ def test_stages_are_lazy(tiny_planned):
     coarse = run_coarse(cascade, hu, geometry)
     for stage in ("coarse", "fine"):
         assert iter(found := stage_maps(cascade, coarse, hu, geometry, stage)) is found
+
+
+def test_views_stages_and_folds_that_agree_are_evidence(tiny_planned):
+    """All networks know the same; a fine fold that finds the stem's lower half only disagrees, and one fold alone has no other."""
+    hu, geometry, _ = scan(tiny_planned, "t0")
+    cascade = cascade_of(tiny_planned)
+    stem = run(cascade, hu, geometry).reports[2]
+    # views see whole slices alike but for one plane's interpolation of nothing: their masks are the same
+    assert stem.evidence.views == pytest.approx(1.0) and stem.evidence.stages > 0.7 and stem.evidence.folds is None
+    assert stem.confidence == stem.evidence.confidence > 0.5 and 0.5 < stem.evidence.soft <= 1
+
+    class Half(FakeOrgan):
+        def __call__(self, batch):
+            logits = super().__call__(batch)[0]
+            logits[:, 1, logits.shape[2] // 2:] = -SURE
+            return [logits]
+
+    member = cascade.plan.member("3d_Stem")
+    both = replace(cascade, networks={**cascade.networks, "3d_Stem": [FakeOrgan(member), Half(member)]})
+    assert 0.3 < run(both, hu, geometry).reports[2].evidence.folds < 0.95
+    blind = run(cascade_of(tiny_planned, blind=3), hu, geometry)
+    assert blind.reports[2].evidence.views is None and blind.reports[2].evidence.stages == 0.0
+    coarse = run(cascade, hu, geometry, "coarse").reports[2].evidence
+    assert coarse.stages is None and coarse.folds is None and coarse.views == stem.evidence.views

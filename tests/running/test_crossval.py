@@ -1,4 +1,5 @@
 """The cross-validation report of the tiny model: its files, columns, notes, and what is refused beforehand."""
+import json
 import shutil
 
 import numpy as np
@@ -7,10 +8,9 @@ import pytest
 import torch
 
 from c2f_nnunet.errors import C2FError, ModelError
-from c2f_nnunet.inference.cascade import OrganReport
 from c2f_nnunet.inference.fusion import fuse
 from c2f_nnunet.io.images import read_label
-from c2f_nnunet.running.crossval import CaseResult, _flags, crossval, fine_alone
+from c2f_nnunet.running.crossval import crossval, fine_alone
 
 CPU = torch.device("cpu")
 
@@ -50,16 +50,18 @@ def test_predictions_are_on_the_images_grid(report):
         assert 2 * (stem & reference).sum() / (stem.sum() + reference.sum()) > 0.5
 
 
-def test_flags_name_case_organ_and_what_happened():
-    reports = (
-        OrganReport("A", "threshold 0.5", 0.9, 1.0, False, ()),
-        OrganReport("B", "threshold 0.25", 0.9, 1.0, True, ()),
-        OrganReport("C", "prior", 0.1, 0.0, False, ("missed",)),
-    )
-    assert _flags([CaseResult("t", 0, {}, reports)]) == [
-        {"case": "t", "organ": "B", "state": "present", "note": "box grown once; found at threshold 0.25"},
-        {"case": "t", "organ": "C", "state": "empty", "note": "missed; found at prior"},
-    ]
+def test_every_organ_of_every_case_is_checked(report):
+    found = json.loads((report.folder.crossval / "checks.json").read_text())
+    assert {(r["case"], r["organ"]) for r in found} == {(c, o) for c in ("t2", "t5") for o in ("Gland_L", "Gland_R", "Stem")}
+    for r in found:
+        assert 0 <= r["confidence"] <= 1 and r["needs_a_look"] == any(not c["passed"] for c in r["checks"])
+        names = [c["name"] for c in r["checks"]]
+        # two held-out cases are too few for a limit of the probability
+        assert names[:2] == ["found", "range of the scan"] and "probability" not in names and ("volume" in names or not r["confidence"])
+    text = (report.folder.crossval / "report.md").read_text()
+    assert "rank correlation over 6 organs of 2 cases" in text
+    doubtful = sum(r["needs_a_look"] for r in found)
+    assert (f"{doubtful} of 6 organs need a look by the checks; the cases" in text) == bool(doubtful)
 
 
 def test_the_fine_column_leaves_the_coarse_stage_out():

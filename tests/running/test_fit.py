@@ -38,6 +38,31 @@ def test_presence_counts_cases_with_and_without_each_organ(tiny_trained):
     assert [(p.found, p.present) for p in counted] == [(2, 3), (2, 3), (0, 0)]
 
 
+def test_held_out_results_are_kept_for_the_checks(tiny_trained):
+    """What later predictions are compared with: each held-out case that has the organ, DSC and mean probability in 0…1."""
+    held_out = read_fusion(tiny_trained.folder.fusion).held_out
+    assert [h.organ for h in held_out] == ["Gland_L", "Gland_R", "Stem"] and held_out[2].cases == ("t2", "t5")
+    for h in held_out:
+        assert len(h.dsc) == len(h.inside) == len(h.largest_share) == len(h.cases) and set(h.cases) <= {"t2", "t5"}
+        assert all(0 <= v <= 1 for v in (*h.dsc, *h.inside, *h.largest_share))
+    assert min(held_out[2].dsc) > 0.5 and min(held_out[2].inside) > 0.5
+
+
+def test_a_held_out_result_by_hand():
+    """Four voxels found in two pieces, three of them right, of five in the whole reference: DSC 6/9; one case lacks the organ."""
+    fine = np.full((1, 1, 8), -2.0, np.float32)
+    fine[..., [0, 1, 2, 5]] = np.log(9.0)  # p = 0.9
+    case = FitCase("a", np.stack([fine, fine])[:, None], np.array([1, 1, 1, 1, 0, 0, 0, 0], np.uint8).reshape(1, 1, 8), np.array([True]))
+    weights = FusionWeights(("Stem",), MERGE_SOURCES, ((1.0,), (0.0,)), (0.0,))
+    saved = [fit.SavedMaps(lambda: case, 5), fit.SavedMaps(lambda: case, 0)]
+    found = fit._held_out("Stem", saved, weights, clean=False)
+    assert found.cases == ("a",) and found.dsc == (pytest.approx(6 / 9),) and found.largest_share == (0.75,)
+    assert found.inside == (pytest.approx(0.9),)
+    cleaned = fit._held_out("Stem", saved, weights, clean=True)
+    assert cleaned.largest_share == (1.0,) and cleaned.dsc == (pytest.approx(6 / 8),)
+    assert fit._held_out("Stem", [], weights, clean=False).cases == ()
+
+
 def test_they_are_due_where_missing_and_after_a_retraining(tiny_trained, tmp_path):
     tiny = tiny_trained.copy(tmp_path / "w")
     model = tiny.model
