@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Mapping
 
@@ -15,11 +15,14 @@ from ..errors import C2FError, ModelError
 from ..evaluation import folders
 from ..evaluation.figures import OverlayCase
 from ..evaluation.metrics import CaseScore, score
-from ..evaluation.report import build_report, representative_cases
+from ..evaluation.pages import Views, scored_cases
+from ..evaluation.pictures import organ_views
+from ..evaluation.report import build_report, representative_cases, with_own_flags
 from ..inference.cascade import MERGE_SOURCES, Cascade, OrganReport, coarse_maps, merge, run_coarse, run_fine
 from ..inference.fusion import FusionWeights, mean_weights
 from ..io.images import Image, read_image, read_label, write_label
 from ..workspace import require_writable
+from . import viewing
 from .fit import complete_folds
 from .model import Model, build_cascade, held_out_case
 
@@ -28,12 +31,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One held-out case: its scores by result name ('2d_top', 'fusion', 'coarse', 'fine', 'final') and the organs' reports."""
+    """One held-out case: its scores by result name ('2d_top', 'fusion', 'coarse', 'fine', 'final') and the organs' reports.
+
+    views, centres: for the report and the viewer, by channel; see `organ_views` and `viewing.write_case`.
+    """
 
     case: str
     fold: int
     scores: dict[str, CaseScore]
     reports: tuple[OrganReport, ...]
+    views: Views = field(default_factory=dict, repr=False)
+    centres: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
 
 
 def crossval(
@@ -68,10 +76,13 @@ def crossval(
     for name, folder in (others or {}).items():
         columns[name] = _scores_of_folder(folder, model, {r.case: cases[r.case] for r in results}, notes)
     overlays = [_overlay(model, cases[c]) for c in representative_cases(columns["final"]).values()]
+    title, labels, flags = f"{model.plan.dataset}: cross-validation of plan '{model.plan.name}'", model.plan.labels, _flags(results)
     page = build_report(
-        model.folder.crossval, f"{model.plan.dataset}: cross-validation of plan '{model.plan.name}'", model.plan.labels, columns,
-        overlays=overlays, curves=_curves(model, folds), notes=notes, flags=_flags(results),
+        model.folder.crossval, title, labels, columns, overlays=overlays, curves=_curves(model, folds), notes=notes, flags=flags,
+        views={r.case: r.views for r in results},
     )  # fmt: skip
+    table = scored_cases(columns["final"], {}, with_own_flags(columns["final"], flags))
+    viewing.write_index(model.folder.crossval, title, labels, table, {r.case: r.centres for r in results}, [r.case for r in results])
     return page, failed
 
 
@@ -107,7 +118,8 @@ def score_case(cascade: Cascade, case: Case, fold: int, model: Model) -> CaseRes
     final = merge(cascade.plan, iter(maps), image.geometry, cascade.merge_weights, coarse.located, frozenset(model.fusion.clean))
     put("final", final.channels)
     write_label(model.folder.crossval / "predictions" / f"{case.id}{model.plan.file_ending}", labels.to_ids(final.channels), image.source)
-    return CaseResult(case.id, fold, scores, final.reports)
+    shown = OverlayCase(case.id, image.array, image.geometry, labels.to_channels(label.array), final.channels)
+    return CaseResult(case.id, fold, scores, final.reports, organ_views(shown), viewing.write_case(model.folder.crossval, shown))
 
 
 def fine_alone(organs: tuple[str, ...]) -> FusionWeights:

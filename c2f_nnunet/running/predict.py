@@ -93,12 +93,12 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
     if keep is not None:
         _write_probabilities(target, cascade, keep, image)
         hashes["probabilities_sha256"] = durable.sha256(_probabilities_path(target))
-    records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports})
+    records.write(note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports})
     clock.lap("write")
     return Predicted(case.id, result.reports, clock.seconds)
 
 
-def _note_path(target: Path) -> Path:
+def note_path(target: Path) -> Path:
     """Beside each label map: what was found, and the hashes by which an unfinished or outdated result is told."""
     name = target.name
     for ending in IMAGE_ENDINGS:
@@ -107,13 +107,13 @@ def _note_path(target: Path) -> Path:
 
 
 def _probabilities_path(target: Path) -> Path:
-    return _note_path(target).with_suffix(".npz")
+    return note_path(target).with_suffix(".npz")
 
 
 def is_complete(target: Path, case: Case, options: PredictOptions) -> bool:
     """Whether a result is whole, of this very input and of the stage asked for, with the probabilities where they are wanted."""
     try:
-        note = records.read_json(_note_path(target))
+        note = records.read_json(note_path(target))
         if note["stage"] != options.stage:
             return False
         if options.save_probabilities and note["probabilities_sha256"] != durable.sha256(_probabilities_path(target)):
