@@ -89,7 +89,7 @@ function showPlace(place) {
 // ---- cases
 
 // Loads one after the other: of several asked for in a hurry only the last is loaded.
-function open(number) {
+function openCase(number) {
   state.wanted = (number + state.index.cases.length) % state.index.cases.length;
   queue = queue.then(() => (state.wanted === state.case ? null : load(state.wanted))).catch(fail);
   return queue;
@@ -110,7 +110,7 @@ async function load(number) {
   await nv.loadVolumes([scan, ...names.map((name) => ({ url: address(chosen[name]), opacity: 1 }))]);
   names.forEach((name, k) => {
     const volume = nv.volumes[k + 1];
-    state.maps[name] = { volume, whole: volume.img, size: volume.dims.slice(1, 4) };
+    state.maps[name] = { volume, whole: volume.img, size: volume.hdr.dims.slice(1, 4) };
   });
   state.loaded = true;
   paint();
@@ -197,7 +197,7 @@ const move = (x, y, z) => state.loaded && nv.moveCrosshairInVox(x, y, z); // ste
 const KEYS = {
   ArrowUp: () => move(0, 0, 1), ArrowDown: () => move(0, 0, -1), ArrowLeft: () => move(1, 0, 0), ArrowRight: () => move(-1, 0, 0),
   PageUp: () => move(0, 1, 0), PageDown: () => move(0, -1, 0),
-  n: () => open(state.wanted + 1), p: () => open(state.wanted - 1),
+  n: () => openCase(state.wanted + 1), p: () => openCase(state.wanted - 1),
   a: () => flip("all"), f: () => flip("filled"), r: () => flip("reference"),
   w: () => choose("window", (state.window + 1) % WINDOWS.length), v: () => choose("layout", (state.layout + 1) % LAYOUTS.length),
   "?": () => $("help").showModal(),
@@ -240,7 +240,7 @@ async function start() {
     const item = document.createElement("li"), button = document.createElement("button");
     button.type = "button";
     button.append(c.case, small(c.line, c.flagged ? "flag" : ""));
-    button.addEventListener("click", () => open(k));
+    button.addEventListener("click", () => openCase(k));
     item.append(button);
     return item;
   }));
@@ -248,9 +248,9 @@ async function start() {
   nv.onLocationChange = showPlace;
   choices("window", WINDOWS, ([, low, high]) => `level ${(low + high) / 2}, width ${high - low} HU`);
   choices("layout", LAYOUTS, ([name]) => name);
-  await open(asked());
+  await openCase(asked());
 }
 
-addEventListener("hashchange", () => open(asked()));
+addEventListener("hashchange", () => openCase(asked()));
 start().catch(fail);
 globalThis.viewer = { nv, state }; // for the browser's console, and for the tests
