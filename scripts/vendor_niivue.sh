@@ -47,13 +47,14 @@ CAUSED AND ON ANY THEORY OF LIABILITY, WHETHER IN CONTRACT, STRICT LIABILITY,
 OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT OF THE USE
 OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.
 
-The bundle holds these packages, under the licences that follow:
+The bundle holds these packages, under the licences that follow; numcodecs holds Blosc (BSD-3-Clause), LZ4 (BSD-2-Clause)
+and Zstandard (BSD-3-Clause):
 BSD
     find "$work/node_modules" -name package.json -path '*node_modules*' | sort | while read -r package; do
         folder=$(dirname "$package")
         name=${folder##*node_modules/}
         case $name in  # a package, not a part of one
-            @niivue/niivue | */*/*) continue ;;
+            @niivue/niivue | @rollup/* | */*/*) continue ;;  # rollup builds, it is not in the bundle
             @*/* | [!@]*) [[ $name == @* || $name != */* ]] || continue ;;
         esac
         licence=$(find "$folder" -maxdepth 1 -iname 'licen[cs]e*' | sort | head -n 1)

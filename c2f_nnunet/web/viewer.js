@@ -8,9 +8,11 @@ const PALE = 0.55; // how far the reference's colour is moved to white, as in th
 const $ = (id) => document.getElementById(id);
 
 const nv = new niivue.Niivue({
-  backColor: [0, 0, 0, 1], crosshairColor: [1, 0.83, 0.3, 0.8], crosshairWidth: 0.8, isRadiologicalConvention: true, sagittalNoseLeft: true,
-  multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS, viewModeHotKey: "", clipPlaneHotKey: "", dragAndDropEnabled: false, isColorbar: false,
-  loadingText: "", logLevel: "error",
+  backColor: [0, 0, 0, 1], fontColor: [1, 0.83, 0.3, 1], crosshairColor: [1, 0.83, 0.3, 0.8],
+  crosshairWidth: 0.8, crosshairWidthUnit: "mm", crosshairGap: 6, // open in the middle, so that it hides no organ
+  isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS,
+  dragMode: niivue.DRAG_MODE.windowing, dragAndDropEnabled: false, loadingText: "", logLevel: "error",
+  viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
 });
 const state = {
   index: null, case: -1, wanted: -1, loaded: false, shown: [], maps: {}, window: 0,
@@ -207,7 +209,7 @@ const KEYS = {
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open || !state.index) return;
   const digit = /^Digit(\d)$/.exec(event.code)?.[1];
-  const organ = digit && () => toggle(((+digit + 9) % 10) + (event.shiftKey ? 10 : 0));
+  const organ = digit && (() => toggle(((+digit + 9) % 10) + (event.shiftKey ? 10 : 0)));
   const act = KEYS[event.key] ?? KEYS[event.key.toLowerCase()] ?? organ;
   if (!act) return;
   event.preventDefault();

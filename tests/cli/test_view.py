@@ -73,7 +73,7 @@ def test_a_folder_without_a_viewer(tmp_path, capsys):
 @pytest.mark.parametrize("args, told", [
     ([], "the following arguments are required: OUT"),
     (["x", "--port", "65536"], "argument --port: '65536' is not a port from 0 to 65535"),
-    (["x", "--port", "-1"], "argument --port: expected one argument"),
+    (["x", "--port", "-1"], "argument --port: '-1' is not a port from 0 to 65535"),
 ])  # fmt: skip
 def test_a_wrong_value_is_named(misused, args, told):
     assert misused(view, *args).startswith(told)

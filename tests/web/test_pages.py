@@ -11,6 +11,7 @@ from tests.web.browser import visit
 LOADED = 'await until(() => w.viewer?.state.loaded && d.getElementById("message").textContent === "");'
 VIEWER = LOADED + """
   const organs = () => [...d.querySelectorAll("#organs input")], z = () => w.viewer.nv.scene.crosshairPos[2];
+  w.viewer.nv.setCrosshairWidth(0); // it has a colour of its own
   const first = picture();
   told.lit = count(first, (p) => first[p] + first[p + 1] + first[p + 2] > 30);
   told.coloured = count(first, (p) => Math.max(first[p], first[p + 1], first[p + 2]) - Math.min(first[p], first[p + 1], first[p + 2]) > 40);
