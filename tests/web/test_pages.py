@@ -95,7 +95,7 @@ def complaints(opened):
 
 
 def test_the_viewer_draws_and_its_switches_and_keys_work(site, tmp_path):
-    seen = told(visit(site.probe("probe.html", "/", VIEWER, 1100, 700), tmp_path / "profile"))
+    seen = told(visit(site.probe("probe.html", "/", VIEWER, 800, 520), tmp_path / "profile"))
     assert seen["title"] == "Tiny" and seen["hash"] == "#case=t5" and seen["organs"] == 3  # the worst case is shown first
     assert seen["lit"] > 0.1 * seen["pixels"] and seen["coloured"] > 500
     assert re.match(r"[−\d]+, [−\d]+, [−\d]+ mm · [−\d]+ HU · prediction Stem", seen["place"])
