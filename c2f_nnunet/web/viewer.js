@@ -5,18 +5,19 @@ const WINDOWS = [["Soft tissue", -160, 240], ["Bone", -450, 1050], ["Brain", 0, 
 const LAYOUTS = [["All", 3], ["Axial", 0], ["Coronal", 1], ["Sagittal", 2], ["3D", 4]]; // name, NiiVue's slice type
 const FILL = 0.45; // opacity: the scan shows through
 const PALE = 0.55; // how far the reference's colour is moved to white, as in the report's pictures
+const PHONE = matchMedia("(max-width: 720px)").matches;
 const $ = (id) => document.getElementById(id);
 
 const nv = new niivue.Niivue({
-  backColor: [0, 0, 0, 1], fontColor: [1, 0.83, 0.3, 1], crosshairColor: [1, 0.83, 0.3, 0.8],
-  crosshairWidth: 0.8, crosshairWidthUnit: "mm", crosshairGap: 6, // open in the middle, so that it hides no organ
+  backColor: [0, 0, 0, 1], fontColor: [1, 0.83, 0.3, 1], crosshairColor: [1, 0.83, 0.3, 0.6],
+  crosshairWidth: 0.5, crosshairWidthUnit: "mm", crosshairGap: 6, // open in the middle, so that it hides no organ
   isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS,
   dragMode: niivue.DRAG_MODE.windowing, dragAndDropEnabled: false, loadingText: "", logLevel: "error",
   viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
 });
 const state = {
   index: null, case: -1, wanted: -1, loaded: false, shown: [], maps: {}, window: 0,
-  layout: matchMedia("(max-width: 720px)").matches ? 1 : 0, // on a phone one plane, as large as can be
+  layout: PHONE ? 1 : 0, zoom: PHONE ? 2 : 1, // on a phone one plane, and of that the middle
 };
 let queue = Promise.resolve();
 
@@ -73,7 +74,15 @@ function paint() {
 function goTo(mm) {
   nv.scene.crosshairPos = nv.mm2frac(mm);
   nv.createOnLocationChange();
-  nv.drawScene();
+  zoom(1);
+}
+
+// The slices, larger or smaller, with the cross staying where it is.
+function zoom(factor) {
+  if (!state.loaded) return;
+  state.zoom = Math.min(10, Math.max(1, state.zoom * factor));
+  const [x, y, z] = nv.frac2mm(nv.scene.crosshairPos).map((mm) => (1 - state.zoom) * mm);
+  nv.setPan2Dxyzmm([x, y, z, state.zoom]);
 }
 
 function showPlace(place) {
@@ -199,6 +208,7 @@ const move = (x, y, z) => state.loaded && nv.moveCrosshairInVox(x, y, z); // ste
 const KEYS = {
   ArrowUp: () => move(0, 0, 1), ArrowDown: () => move(0, 0, -1), ArrowLeft: () => move(1, 0, 0), ArrowRight: () => move(-1, 0, 0),
   PageUp: () => move(0, 1, 0), PageDown: () => move(0, -1, 0),
+  "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8),
   n: () => openCase(state.wanted + 1), p: () => openCase(state.wanted - 1),
   a: () => flip("all"), f: () => flip("filled"), r: () => flip("reference"),
   w: () => choose("window", (state.window + 1) % WINDOWS.length), v: () => choose("layout", (state.layout + 1) % LAYOUTS.length),
@@ -219,6 +229,8 @@ addEventListener("keydown", (event) => {
 
 $("previous").addEventListener("click", KEYS.p);
 $("next").addEventListener("click", KEYS.n);
+$("larger").addEventListener("click", KEYS["+"]);
+$("smaller").addEventListener("click", KEYS["-"]);
 $("keys").addEventListener("click", KEYS["?"]);
 $("all").addEventListener("change", () => (state.shown.fill($("all").checked), sync()));
 $("filled").addEventListener("change", paint);

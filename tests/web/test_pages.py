@@ -45,6 +45,11 @@ VIEWER = LOADED + """
   told.moved_place = d.getElementById("place").textContent;
   press("V");
   told.layout = d.querySelector("#layouts [aria-pressed=true]").textContent;
+  const before_zoom = picture();
+  press("+");
+  told.zoomed = [w.viewer.nv.scene.pan2Dxyzmm[3], changed(before_zoom, picture())];
+  press("-");
+  told.zoomed_back = changed(before_zoom, picture());
   press("?", "Slash", true);
   told.help = d.getElementById("help").open;
   d.getElementById("help").close();
@@ -106,6 +111,7 @@ def test_the_viewer_draws_and_its_switches_and_keys_work(site, tmp_path):
     assert seen["some"] is False and seen["bare"] < 0.2 * seen["coloured"] and seen["back"] == 0
     assert seen["window"][0] == "Bone" and seen["window"][1] > 1000
     assert seen["up"] == 2 and seen["moved_place"] != seen["place"]
+    assert seen["zoomed"][0] == 1.25 and seen["zoomed"][1] > 1000 and seen["zoomed_back"] == 0
     assert seen["layout"] == "Axial" and seen["help"] is True and seen["next"] == "t2"
 
 
