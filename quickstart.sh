@@ -71,7 +71,7 @@ step "training every member on fold 0 for $minutes minutes"
 c2f_train all 0 -d "$name" --minutes "$minutes" "${on_device[@]+"${on_device[@]}"}"
 if [[ -d $data/imagesTs ]]; then
     step "predicting imagesTs"
-    c2f_predict -i "$data/imagesTs" -o "$predictions" -d "$name" "${on_device[@]+"${on_device[@]}"}"
+    c2f_predict -i "$data/imagesTs" -o "$predictions" -d "$name" --report "${on_device[@]+"${on_device[@]}"}"
     if [[ -d $data/labelsTs ]]; then
         step "scoring against labelsTs"
         c2f_evaluate "$data/labelsTs" "$predictions" -djfile "$data/dataset.json"
@@ -81,3 +81,4 @@ step "cross-validation report"
 c2f_crossval -d "$name" "${on_device[@]+"${on_device[@]}"}"
 step "done"
 for report in "$C2F_RESULTS/$name"/*/crossval/report.html; do echo "report: $report"; done
+echo "every slice and 3D, in the browser: $root/.venv/bin/c2f_view FOLDER, with the folder of a report.html"

@@ -161,8 +161,8 @@ def test_every_module_has_its_own_test_file():
 COMMANDS = re.findall(r'^c2f_\w+ = "c2f_nnunet\.cli\.(\w+):main"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_the_seven_commands_are_installed():
-    assert COMMANDS == ["plan_and_preprocess", "train", "predict", "evaluate", "crossval", "export_model", "import_model"]
+def test_the_eight_commands_are_installed():
+    assert COMMANDS == ["plan_and_preprocess", "train", "predict", "evaluate", "crossval", "export_model", "import_model", "view"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--save_probabilities", action="store_true", help="also write CASE.npz with 'probabilities' (classes, z, y, x), float16")
     p.add_argument("--rtstruct", action="store_true", help="also write CASE_rtstruct.dcm, contours that refer to the DICOM series")
     p.add_argument("--dicom_seg", action="store_true", help="also write CASE_seg.dcm, a DICOM SEG that refers to the series")
+    p.add_argument("--report", action="store_true", help="also write report.html with contour pictures, and viewer/ for c2f_view")
     p.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is there, whole and of the same input")
     p.add_argument("-num_parts", type=positive, default=1, metavar="N", help="share the cases among N calls (default: 1)")
     p.add_argument("-part_id", type=whole, default=0, metavar="K", help="which part this call does, from 0 (default: 0)")
@@ -42,6 +43,7 @@ def body(args: argparse.Namespace) -> None:
     from ..network.precision import default_device, find_device
     from ..running import checking, predict
     from ..running.model import build_cascade, open_model
+    from ..running.report import prediction_report
     from ..workspace import ModelFolder, Workspace, require_writable
 
     if args.part_id >= args.num_parts:
@@ -53,7 +55,8 @@ def body(args: argparse.Namespace) -> None:
     if workspace and not source.exists() and (workspace.raw / model.plan.dataset / source).is_dir():
         source = workspace.raw / model.plan.dataset / source
         print(f"reading {source}")
-    cases = predict.part_of(prediction_cases(source, model.plan.file_ending), args.num_parts, args.part_id)
+    everything = prediction_cases(source, model.plan.file_ending)
+    cases = predict.part_of(everything, args.num_parts, args.part_id)
     out = Path(args.output)
     if out.exists() and out.resolve() == source.resolve():
         raise C2FError(f"-o {out}: is the input folder; give another one, so that no scan is overwritten")
@@ -80,6 +83,10 @@ def body(args: argparse.Namespace) -> None:
         print(f"seconds per case (median): {medians}; all {seconds.to_numpy().sum():.0f} s")
         if flagged := checking.table(c for p in good for c in p.checks):
             print("organs that need a look:\n" + flagged)
+    if args.report and len(failed) < len(cases):
+        title = f"{model.plan.dataset}: predictions of plan '{model.plan.name}'"
+        page = prediction_report(out, title, model.plan.labels, everything, options)
+        print(f"report: {page}; slice by slice and in 3D: c2f_view {out}")
     print(f"peak memory: {predict.peak_memory_gb():.2f} GB; results in {out}")
     if failed:
         named = "; ".join(f"{p.case}: {p.error}" for p in failed)

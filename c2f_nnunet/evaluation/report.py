@@ -1,21 +1,17 @@
 """The cross-validation report: Tables I–III in the paper's shape, figures, CSVs, as Markdown and as one self-contained HTML page."""
 from __future__ import annotations
 
-import base64
-import datetime
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..errors import C2FError
 from ..io import durable
 from ..labels import LabelSet
-from . import figures
+from . import figures, pages
 from .figures import OverlayCase
 from .metrics import DEFAULT_TOLERANCE_MM, METRICS, CaseScore, mean_sd, per_case, summarise
 from .readers import two_readers
@@ -63,12 +59,12 @@ class Cell:
 
 def build_report(out_dir: Path, title: str, labels: LabelSet, results: Results, *, overlays: Sequence[OverlayCase] = (),
                  curves: Curves | None = None, notes: Sequence[str] = (), flags: Sequence[Mapping] = (), checks: Sequence[Mapping] = (),
-                 readers: bool = True) -> Path:
+                 readers: bool = True, views: Mapping[str, pages.Views] | None = None) -> Path:
     """Write report.html, report.md, tables/*.csv and figures/*.png into out_dir; return the HTML page's path.
 
     results: result name (COLUMNS, or a folder of the user's) → scores. overlays: the cases to show (see
     `representative_cases`). curves: MEMBER/fold_N → rows of its log.jsonl. notes: what is incomplete or must be known.
-    flags: what happened to single organs, each with the keys case, organ, state, note.
+    flags: what happened to single organs, each with the keys case, organ, state, note. views: case → the organs' views.
     checks: one record per case and organ, those that need a look first (see `inference.checks.as_rows`). readers: show how far two
     human readers agree, where a name of an organ is known.
     Raises C2FError where no result holds a score.
@@ -85,15 +81,17 @@ def build_report(out_dir: Path, title: str, labels: LabelSet, results: Results, 
         tables = {number: (t[0], *_with_readers(*t)) for number, t in tables.items()}
         notes = [*notes, *([two_readers().note] if any(two_readers().title in h for t in tables.values() for h in t[1]) else [])]
     _write_csvs(out_dir / "tables", tables, results)
+    told = with_own_flags(results[main], flags)
     context = {
-        "title": title, "made": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"), "main": heading(main),
+        "title": title, "made": pages.now(), "main": heading(main),
         "tiles": _tiles(results[main]), "tables": tables, "further": _further(results[main]),
         "metrics": METRICS, "default_tolerance": DEFAULT_TOLERANCE_MM,
-        "notes": [*notes, *_cautions(results)], "flags": [*flags, *_own_flags(results[main], flags)], "lowest": _lowest(results[main]),
+        "notes": [*notes, *_cautions(results)], "flags": told, "lowest": _lowest(results[main]),
         "overlays": _captions(overlays, results[main]), "pictures": pictures, "checks": checks,
+        "table": pages.scored_cases(results[main], views or {}, told), "colours": pages.colours(labels),
     }
-    durable.write_text(out_dir / "report.md", _environment().get_template("report.md.j2").render(context))
-    durable.write_text(out_dir / "report.html", _environment().get_template("report.html.j2").render(context))
+    durable.write_text(out_dir / "report.md", pages.environment().get_template("report.md.j2").render(context))
+    durable.write_text(out_dir / "report.html", pages.environment().get_template("report.html.j2").render(context))
     return out_dir / "report.html"
 
 
@@ -235,8 +233,8 @@ def _cautions(results: Results) -> list[str]:
     ]
 
 
-def _own_flags(scores: Sequence[CaseScore], given: Sequence[Mapping]) -> list[dict]:
-    """Missed organs and false positives of the main result, where no flag given speaks of that organ and state already."""
+def with_own_flags(scores: Sequence[CaseScore], given: Sequence[Mapping]) -> list[Mapping]:
+    """The flags given, and the missed organs and false positives of the main result of which none of them speaks already."""
     known = {(f["case"], f["organ"], f["state"]) for f in given}
     found = []
     for s in scores:
@@ -248,7 +246,7 @@ def _own_flags(scores: Sequence[CaseScore], given: Sequence[Mapping]) -> list[di
             else:
                 continue
             found.append({"case": s.case, "organ": o.organ, "state": state, "note": note})
-    return [f for f in found if (f["case"], f["organ"], f["state"]) not in known]
+    return [*given, *(f for f in found if (f["case"], f["organ"], f["state"]) not in known)]
 
 
 def _lowest(scores: Sequence[CaseScore], count: int = 8) -> list[list[str]]:
@@ -289,12 +287,3 @@ def _pictures(labels: LabelSet, results: Results, overlays: Sequence[OverlayCase
     if curves := {name: rows for name, rows in curves.items() if rows}:
         drawn["training"] = figures.training_curves(curves)
     return {name: figures.png(figure) for name, figure in drawn.items()}
-
-
-def _environment() -> Environment:
-    """Templates beside this module; HTML is escaped throughout, Markdown through the filter `md`."""
-    environment = Environment(loader=PackageLoader(__package__, "."), autoescape=lambda name: bool(name) and ".html" in name,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters["md"] = lambda value: re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(str(value).split()))
-    environment.filters["data_uri"] = lambda content: "data:image/png;base64," + base64.b64encode(content).decode("ascii")
-    return environment

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Mapping
 
@@ -15,12 +15,15 @@ from ..errors import C2FError, ModelError
 from ..evaluation import folders
 from ..evaluation.figures import OverlayCase
 from ..evaluation.metrics import CaseScore, score
-from ..evaluation.report import build_report, representative_cases
+from ..evaluation.pages import Views, scored_cases
+from ..evaluation.pictures import organ_views
+from ..evaluation.report import build_report, representative_cases, with_own_flags
 from ..inference.cascade import MERGE_SOURCES, Cascade, coarse_maps, merge, run_coarse, run_fine
 from ..inference.checks import Checked, as_rows
 from ..inference.fusion import FusionWeights, mean_weights
 from ..io.images import Image, read_image, read_label, write_label
 from ..workspace import require_writable
+from . import viewing
 from .checking import checks_of, ranking, read_limits, write_checks
 from .fit import complete_folds
 from .model import Model, build_cascade, held_out_case
@@ -30,12 +33,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One held-out case: its scores by result name ('2d_top', 'fusion', 'coarse', 'fine', 'final') and the final result's checks."""
+    """One held-out case: its scores by result name ('2d_top', 'fusion', 'coarse', 'fine', 'final') and the final result's checks.
+
+    views, centres: for the report and the viewer, by channel; see `organ_views` and `viewing.write_case`.
+    """
 
     case: str
     fold: int
     scores: dict[str, CaseScore]
     checks: tuple[Checked, ...]
+    views: Views = field(default_factory=dict, repr=False)
+    centres: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
 
 
 def crossval(
@@ -74,10 +82,14 @@ def crossval(
     checked = [c for r in results for c in r.checks]
     write_checks(model.folder.crossval, checked)
     notes += ranking(checked, columns["final"])
+    title, labels, rows = f"{model.plan.dataset}: cross-validation of plan '{model.plan.name}'", model.plan.labels, as_rows(checked)
     page = build_report(
-        model.folder.crossval, f"{model.plan.dataset}: cross-validation of plan '{model.plan.name}'", model.plan.labels, columns,
-        overlays=overlays, curves=_curves(model, folds), notes=notes, checks=as_rows(checked), readers=readers,
+        model.folder.crossval, title, labels, columns, overlays=overlays, curves=_curves(model, folds), notes=notes, checks=rows,
+        readers=readers, views={r.case: r.views for r in results},
     )  # fmt: skip
+    flags = [{"case": r["case"], "organ": r["organ"], "state": "needs a look", "note": r["note"]} for r in rows if r["needs_a_look"]]
+    table = scored_cases(columns["final"], {}, with_own_flags(columns["final"], flags))
+    viewing.write_index(model.folder.crossval, title, labels, table, {r.case: r.centres for r in results}, [r.case for r in results])
     return page, failed
 
 
@@ -114,7 +126,8 @@ def score_case(cascade: Cascade, case: Case, fold: int, model: Model) -> CaseRes
     put("final", final.channels)
     write_label(model.folder.crossval / "predictions" / f"{case.id}{model.plan.file_ending}", labels.to_ids(final.channels), image.source)
     checks = checks_of(case.id, cascade.plan, coarse, final, image.geometry, read_limits(model, without={case.id}))
-    return CaseResult(case.id, fold, scores, checks)
+    shown = OverlayCase(case.id, image.array, image.geometry, labels.to_channels(label.array), final.channels)
+    return CaseResult(case.id, fold, scores, checks, organ_views(shown), viewing.write_case(model.folder.crossval, shown))
 
 
 def fine_alone(organs: tuple[str, ...]) -> FusionWeights:

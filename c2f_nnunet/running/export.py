@@ -56,7 +56,7 @@ def export_model(model: Model, target: Path, which: str = "best") -> int:
             weights += 1
     if not weights:
         raise ModelError(f"{folder.root}: nothing is trained there yet; run c2f_train all all first")
-    reports = [f for f in (folder.crossval / "report.md", folder.crossval / "report.html") if f.exists()]
+    reports = [f for f in (folder.crossval / "report.md",) if f.exists()]  # report.html shows every patient's scan: it stays
     files |= {_name(folder, f): f for f in (*sorted((folder.crossval / "tables").glob("*.csv")), *reports)}
     listed = {name: (durable.sha256(f), f.stat().st_size) for name, f in files.items()}
     manifest = Manifest(MANIFEST_VERSION, model.plan.dataset, model.plan.name, listed)

@@ -136,12 +136,12 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
         _write_probabilities(target, cascade.plan.labels.organs, keep, image)
     _write_dicom(target, cascade.plan.labels, ids, image, series, options)
     hashes |= {f"{name}_sha256": durable.sha256(_extra_path(target, name)) for name in options.extras}
-    records.write(_note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports, "checks": checks})
+    records.write(note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports, "checks": checks})
     clock.lap("write")
     return Predicted(case.id, result.reports, clock.seconds, checks=checks)
 
 
-def _note_path(target: Path) -> Path:
+def note_path(target: Path) -> Path:
     """Beside each label map: what was found, and the hashes by which an unfinished or outdated result is told."""
     name = target.name
     for ending in IMAGE_ENDINGS:
@@ -150,14 +150,14 @@ def _note_path(target: Path) -> Path:
 
 
 def _extra_path(target: Path, name: str) -> Path:
-    note = _note_path(target)
+    note = note_path(target)
     return note.with_name(note.name.removesuffix(".json") + EXTRAS[name])
 
 
 def is_complete(target: Path, case: Case, options: PredictOptions) -> bool:
     """Whether a result is whole, of this very input and of the stage asked for, with all the files that are wanted beside it."""
     try:
-        note = records.read_json(_note_path(target))
+        note = records.read_json(note_path(target))
         if note["stage"] != options.stage:
             return False
         if any(note[f"{name}_sha256"] != durable.sha256(_extra_path(target, name)) for name in options.extras):

@@ -286,7 +286,7 @@ def test_a_wrong_value_is_named(misused, args, told):
 def test_help_names_every_option(helps):
     shown = helps(predict)
     for option in ("-i FOLDER", "-o OUT", "-d ID", "-pl PLAN", "--workspace DIR", "-m MODEL_FOLDER", "-f FOLD", "-chk {best,final}",
-                   "-device {cpu,cuda,mps}", "--stage {coarse,fine}", "--disable_tta ", "--save_probabilities ", "--rtstruct ",
+                   "-device {cpu,cuda,mps}", "--stage {coarse,fine}", "--disable_tta ", "--save_probabilities ", "--report ", "--rtstruct ",
                    "--dicom_seg ", "--continue_prediction ",
                    "-num_parts N", "-part_id K", "--max_memory GB"):
         assert option in shown, option

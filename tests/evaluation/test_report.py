@@ -9,6 +9,7 @@ from c2f_nnunet.errors import C2FError
 from c2f_nnunet.evaluation import report
 from c2f_nnunet.evaluation.figures import OverlayCase
 from c2f_nnunet.evaluation.metrics import CaseScore, OrganScore
+from c2f_nnunet.evaluation.pictures import organ_views
 from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.labels import LabelSet
 
@@ -79,14 +80,14 @@ def made(tmp_path_factory):
     log = [{"epoch": 0, "train_loss": 1.0, "lr": 0.1, "seconds": 1.0, "val_dsc": {"X": 0.5}}]
     flag = {"case": "a", "organ": "X", "state": "box grown", "note": "once"}
     page = report.build_report(folder, "Set <script>", LABELS, RESULTS, overlays=[overlay], notes=["fold 3 is | missing"], flags=[flag],
-                               curves={"2d_top/fold_0": log, "2d_top/fold_1": []})
+                               curves={"2d_top/fold_0": log, "2d_top/fold_1": []}, views={"b": organ_views(overlay)})
     return folder, page.read_text(), (folder / "report.md").read_text()
 
 
 def test_the_page_is_self_contained_and_escaped(made):
     _, html, _ = made
-    assert "<script>" not in html and "Set &lt;script&gt;" in html and "Y&lt;b&gt;" in html and "other &lt;i&gt;" in html
-    assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', html)  # nothing is loaded from elsewhere
+    assert html.count("<script>") == 1 and "Set &lt;script&gt;" in html and "Y&lt;b&gt;" in html and "other &lt;i&gt;" in html
+    assert not re.findall(r'(?:src|href)="(?!data:image/(?:png|jpeg);base64,|#)', html)  # nothing is loaded from elsewhere
     assert html.count("data:image/png;base64,") == 6  # four box plots, one overlay, the training curves
     assert 'name="viewport"' in html
     assert re.search(r'<td class="best">80.0 ± 10.0</td>', html)
@@ -99,6 +100,13 @@ def test_the_page_says_what_is_incomplete_missed_and_flagged(made):
         assert "1 of 3 cases; its numbers are not comparable" in text
         assert "box grown" in text and "false positive" in text  # given, and found in the main result: case c, organ Y
     assert "fold 3 is | missing" in html and r"fold 3 is \| missing" in markdown
+
+
+def test_the_cases_are_on_the_page_worst_first(made):
+    _, html, _ = made
+    assert re.findall(r'<td data-v="(\w)"><a href="#case-\d"', html) == ["b", "c", "a"]  # mean DSC 70, 70, 80 %
+    assert html.count("data:image/jpeg;base64,") == 3 and html.count("<svg") == 6  # case b, organ X: three views, with the reference beside
+    assert all(f'id="{anchor}"' in html for anchor in re.findall(r'href="#([^"]+)"', html))
 
 
 def test_markdown_tables_are_well_formed(made):

@@ -1,5 +1,6 @@
 """The cross-validation report of the tiny model: its files, columns, notes, and what is refused beforehand."""
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from c2f_nnunet.errors import C2FError, ModelError
 from c2f_nnunet.inference.fusion import fuse
 from c2f_nnunet.io.images import read_label
+from c2f_nnunet.running import viewing
 from c2f_nnunet.running.crossval import crossval, fine_alone
 
 CPU = torch.device("cpu")
@@ -39,6 +41,17 @@ def test_tables_and_notes(report):
     tables = sorted((report.folder.crossval / "tables").glob("*.csv"))
     assert len(tables) >= 3 and all(len(pd.read_csv(t)) for t in tables)
     assert (report.folder.crossval / "report.html").read_text().count("<table") >= 3
+
+
+def test_every_case_is_on_the_page_and_in_the_viewer(report):
+    html = (report.folder.crossval / "report.html").read_text(encoding="utf-8")
+    index = viewing.read_index(report.folder.crossval)
+    assert re.findall(r'<details class="case" id="case-\d" open>\s*<summary><b>(\w+)', html) == [index.cases[0].case]
+    assert sorted(c.case for c in index.cases) == ["t2", "t5"] and all(c.reference for c in index.cases)
+    assert [o.organ for o in index.cases[0].organs] == ["Gland_L", "Gland_R", "Stem"] and "DSC" in index.cases[0].organs[0].line
+    for name in ("prediction", "reference"):
+        assert read_label(report.folder.crossval / "viewer" / f"t2_{name}.nii.gz").geometry.spacing_mm == (5.0, 4.0, 4.0)
+    assert html.count("<svg") >= 2 * 3 * 3  # two cases, three organs in the reference, three views
 
 
 def test_predictions_are_on_the_images_grid(report):

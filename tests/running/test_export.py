@@ -42,6 +42,16 @@ def test_a_round_trip_keeps_every_file(tiny_trained, archive, tmp_path):
     assert not list((tmp_path / "results").glob(".import-*"))
 
 
+def test_the_page_that_shows_every_patient_stays(tiny_trained, tmp_path):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    for name in ("report.html", "report.md", "viewer/t2_image.nii.gz", "tables/table_I.csv"):
+        (tiny.folder.crossval / name).parent.mkdir(parents=True, exist_ok=True)
+        (tiny.folder.crossval / name).write_text("x")
+    export_model(tiny.model, tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        assert [n for n in archive.namelist() if n.startswith("crossval")] == ["crossval/tables/table_I.csv", "crossval/report.md"]
+
+
 def test_a_model_that_is_there_stays_unless_replaced(archive, tmp_path):
     folder = import_model(archive, tmp_path)
     mark = folder.root / "mark"

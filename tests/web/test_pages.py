@@ -1,0 +1,150 @@
+"""The report and the viewer in a real browser: what is drawn, what the switches and keys do, and how they fit a phone."""
+import html
+import json
+import re
+from pathlib import Path
+
+from c2f_nnunet.io import durable
+from c2f_nnunet.running.serve import WEB
+from tests.web.browser import visit
+
+LOADED = 'await until(() => w.viewer?.state.loaded && d.getElementById("message").textContent === "");'
+VIEWER = LOADED + """
+  const organs = () => [...d.querySelectorAll("#organs input")], z = () => w.viewer.nv.scene.crosshairPos[2];
+  w.viewer.nv.setCrosshairWidth(0); // it has a colour of its own
+  const first = picture();
+  told.lit = count(first, (p) => first[p] + first[p + 1] + first[p + 2] > 30);
+  told.coloured = count(first, (p) => Math.max(first[p], first[p + 1], first[p + 2]) - Math.min(first[p], first[p + 1], first[p + 2]) > 40);
+  told.pixels = first.length / 4;
+  told.title = d.title, told.hash = w.location.hash, told.organs = organs().length, told.place = d.getElementById("place").textContent;
+  organs()[2].click();
+  told.without = changed(first, picture());
+  organs()[2].click();
+  told.with_again = changed(first, picture());
+  press("3", "Digit3");
+  told.key_3 = [organs()[2].checked, changed(first, picture())];
+  press("3", "Digit3");
+  press("r");
+  told.reference = [d.getElementById("reference").checked, changed(first, picture())];
+  press("r");
+  press("f");
+  told.outlined = changed(first, picture());
+  press("f");
+  press("a");
+  told.some = organs().some((o) => o.checked);
+  const bare = picture();
+  told.bare = count(bare, (p) => Math.max(bare[p], bare[p + 1], bare[p + 2]) - Math.min(bare[p], bare[p + 1], bare[p + 2]) > 40);
+  press("a");
+  told.back = changed(first, picture());
+  press("w");
+  told.window = [d.querySelector("#windows [aria-pressed=true]").textContent, changed(first, picture())];
+  press("w"), press("w");
+  const before = z();
+  press("ArrowUp"), press("ArrowUp");
+  told.up = Math.round((z() - before) * w.viewer.nv.volumes[0].dimsRAS[3]);
+  told.moved_place = d.getElementById("place").textContent;
+  press("V");
+  told.layout = d.querySelector("#layouts [aria-pressed=true]").textContent;
+  const before_zoom = picture();
+  press("+");
+  told.zoomed = [w.viewer.nv.scene.pan2Dxyzmm[3], changed(before_zoom, picture())];
+  press("-");
+  told.zoomed_back = changed(before_zoom, picture());
+  press("?", "Slash", true);
+  told.help = d.getElementById("help").open;
+  d.getElementById("help").close();
+  press("n");
+  await until(() => w.location.hash === "#case=t2" && w.viewer.state.loaded);
+  told.next = d.querySelector("#cases [aria-current=true]").firstChild.textContent;
+  press("p");
+  await until(() => w.location.hash === "#case=t5" && w.viewer.state.loaded);
+"""
+PHONE = LOADED + """
+  told.width = d.documentElement.scrollWidth, told.canvas = d.getElementById("canvas").clientHeight;
+  told.layout = d.querySelector("#layouts [aria-pressed=true]").textContent;
+  const all = picture();
+  told.lit = count(all, (p) => all[p] + all[p + 1] + all[p + 2] > 30) / (all.length / 4);
+"""
+REPORT = """
+  const cases = () => [...d.querySelectorAll("#cases table.sortable")][0];
+  const column = (k) => [...cases().tBodies[0].rows].map((row) => row.cells[k].textContent);
+  told.width = d.documentElement.scrollWidth;
+  told.worst_first = column(0);
+  cases().tHead.querySelectorAll("button")[1].click();
+  told.ascending = [cases().tHead.rows[0].cells[1].getAttribute("aria-sort"), column(1)];
+  cases().tHead.querySelectorAll("button")[1].click();
+  told.descending = [cases().tHead.rows[0].cells[1].getAttribute("aria-sort"), column(1)];
+  const details = [...d.querySelectorAll("details.case")];
+  told.open = details.map((c) => c.open);
+  w.location.hash = "#case-2";
+  await until(() => details[1].open);
+  told.wide = d.documentElement.scrollWidth;
+  const drawn = (svg) => svg.getBoundingClientRect().width > 100 && svg.querySelector("path.own");
+  told.drawn = [...d.querySelectorAll(".view svg")].filter(drawn).length;
+  told.viewer = [...d.querySelectorAll("a.in-viewer")].map((a) => [a.hidden, a.getAttribute("href")]);
+"""
+
+
+def told(opened):
+    """What the probing script found out; its errors and the console's are the test's."""
+    found = re.search(r'<pre id="told">(.*?)#</pre>', opened.dom, re.DOTALL)
+    assert found, (opened.console, opened.dom[:2000])
+    values = json.loads(html.unescape(found[1]))
+    assert "error" not in values, (values, opened.console)
+    assert not complaints(opened), opened.console
+    return values
+
+
+def complaints(opened):
+    return [line for line in opened.console if re.search(r"error|failed|refused|violat|uncaught|exception", line, re.IGNORECASE)]
+
+
+def test_the_viewer_draws_and_its_switches_and_keys_work(site, tmp_path):
+    seen = told(visit(site.probe("probe.html", "/", VIEWER, 800, 520), tmp_path / "profile"))
+    assert seen["title"] == "Tiny" and seen["hash"] == "#case=t5" and seen["organs"] == 3  # the worst case is shown first
+    assert seen["lit"] > 0.1 * seen["pixels"] and seen["coloured"] > 500
+    assert re.match(r"[−\d]+, [−\d]+, [−\d]+ mm · [−\d]+ HU · prediction Stem", seen["place"])
+    assert seen["without"] > 100 and seen["with_again"] == 0  # the flagged organ, at whose centre the viewer starts
+    assert seen["key_3"][0] is False and seen["key_3"][1] == seen["without"]
+    assert seen["reference"][0] is False and seen["reference"][1] > 20
+    assert seen["outlined"] > 100
+    assert seen["some"] is False and seen["bare"] < 0.2 * seen["coloured"] and seen["back"] == 0
+    assert seen["window"][0] == "Bone" and seen["window"][1] > 1000
+    assert seen["up"] == 2 and seen["moved_place"] != seen["place"]
+    assert seen["zoomed"][0] == 1.25 and seen["zoomed"][1] > 1000 and seen["zoomed_back"] == 0
+    assert seen["layout"] == "Axial" and seen["help"] is True and seen["next"] == "t2"
+
+
+def test_the_viewer_fits_a_phone(site, tmp_path):
+    seen = told(visit(site.probe("phone.html", "/#case=t2", PHONE, 390, 844), tmp_path / "profile"))
+    assert seen["width"] <= 390 and seen["canvas"] > 300 and seen["layout"] == "Axial" and seen["lit"] > 0.2
+
+
+def test_the_report_sorts_opens_and_fits_a_phone(site, tmp_path):
+    seen = told(visit(site.probe("report_phone.html", "/report.html", REPORT, 390, 844), tmp_path / "profile"))
+    assert seen["width"] <= 390 and seen["wide"] <= 390
+    assert seen["worst_first"] == ["t5", "t2"] and seen["open"] == [True, False]
+    (up, low_first), (down, high_first) = seen["ascending"], seen["descending"]
+    assert (up, down) == ("ascending", "descending") and low_first == high_first[::-1] == sorted(low_first, key=float)
+    assert seen["drawn"] == 2 * 3 * 3 * 2  # two cases, three organs, three views, the reference beside the prediction
+    assert [link for hidden, link in seen["viewer"] if not hidden] == ["/", "/#case=t5", "/#case=t2"]
+
+
+def test_the_report_read_from_a_file(folder, tmp_path):
+    opened = visit((folder / "report.html").as_uri(), tmp_path / "profile", milliseconds=3000)
+    assert not complaints(opened), opened.console
+    assert 'class="in-viewer" href="#cases" data-case="" hidden=""' in opened.dom and '<span class="from-file">' in opened.dom
+    assert opened.dom.count("<svg") == 2 * 3 * 3 * 2
+
+
+def test_the_page_names_nothing_outside():
+    """The viewer's own files; NiiVue's is checked by its sum, and kept in by the server's Content-Security-Policy."""
+    for name in ("index.html", "viewer.js", "viewer.css"):
+        assert not re.findall(r"https?:|//[a-z]+\.", (WEB / name).read_text(encoding="utf-8"), re.IGNORECASE), name
+
+
+def test_niivue_is_the_file_that_was_looked_at():
+    """Its sum stands in the script that fetches it, and in the licences that go with it."""
+    found = durable.sha256(WEB / "niivue.umd.js")
+    script = Path(__file__).parents[2] / "scripts" / "vendor_niivue.sh"
+    assert f"sha256={found}\n" in script.read_text(encoding="utf-8") and found in (WEB / "niivue.LICENSE.txt").read_text(encoding="utf-8")
