@@ -38,7 +38,7 @@ _JPEG = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, JPEG20
 _NUMBERS = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 _REQUIRED = ("SeriesInstanceUID", "Modality", "Rows", "Columns", "RescaleSlope", "RescaleIntercept", *_NUMBERS)
 _TAGS = [*_REQUIRED, "FrameOfReferenceUID", "InstanceNumber", "NumberOfFrames", "GantryDetectorTilt", "PixelRepresentation",
-         "PixelPaddingValue", "PixelPaddingRangeLimit"]
+         "PixelPaddingValue", "PixelPaddingRangeLimit", "PhotometricInterpretation"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ def _read_slice(path: Path, place: Path) -> Slice:
         missing = [tag for tag in _REQUIRED if header.get(tag) in (None, "")]
         if missing:
             raise ImageError(f"{path}: its header has no {', '.join(missing)}; export the CT's slices without scouts and reports")
+        if (colours := header.get("PhotometricInterpretation", "MONOCHROME2")) != "MONOCHROME2":  # GDCM turns MONOCHROME1's values round
+            raise ImageError(f"{path}: its voxels are {colours}, not MONOCHROME2 as a CT's; export the series again")
         pixel, position, orientation = (tuple(float(v) for v in header[tag].value) for tag in _NUMBERS)
         if (len(pixel), len(position), len(orientation)) != (2, 3, 6) or not np.isfinite(pixel + position + orientation).all():
             raise ImageError(f"{path}: its spacing {pixel}, position {position} or orientation {orientation} is damaged; export it again")
@@ -214,7 +216,7 @@ def _check_tilt(place: Path, slices: list[Slice], normal: np.ndarray) -> None:
 
 def _voxels(s: Slice) -> np.ndarray:
     """A slice's HU (rows, columns), rescaled by its own header."""
-    _check_compression(s)
+    _check_stored(s)
     with stated(s.path):
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(s.path), imageIO="GDCMImageIO"))
     if array.shape != (1, *s.shape):
@@ -222,15 +224,20 @@ def _voxels(s: Slice) -> np.ndarray:
     return _air_for_padding(array[0], s.padding_hu)
 
 
-def _check_compression(s: Slice) -> None:
-    """ImageError where the voxels are compressed in a way that is not read, or a JPEG stream is cut: what is left would be decoded."""
+def _check_stored(s: Slice) -> None:
+    """ImageError where the voxels are compressed in a way that is not read, or fewer than the header says: GDCM fills up without a word."""
     if s.syntax not in (*UncompressedTransferSyntaxes, *_JPEG, RLELossless):
         raise ImageError(f"{s.path}: its voxels are stored as {s.syntax.name}, which is not read; export the series uncompressed")
-    if s.syntax not in _JPEG:
-        return
     with reading(s.path):
-        stream = get_frame(pydicom.dcmread(s.path, specific_tags=["PixelData"]).PixelData, 0, number_of_frames=1).rstrip(b"\0")
-    if stream[:2] not in (b"\xff\xd8", b"\xff\x4f") or stream[-2:] != b"\xff\xd9":
+        stored = pydicom.dcmread(s.path, specific_tags=["PixelData", "BitsAllocated"])
+        if "PixelData" not in stored:
+            raise ImageError(f"{s.path}: truncated or damaged: it holds no voxels; copy or export it again")
+        needed = s.shape[0] * s.shape[1] * int(stored.BitsAllocated) // 8
+        held = len(stored.PixelData)
+        stream = get_frame(stored.PixelData, 0, number_of_frames=1).rstrip(b"\0") if s.syntax in _JPEG else b""
+    if s.syntax in UncompressedTransferSyntaxes and held < needed:
+        raise ImageError(f"{s.path}: truncated or damaged: it holds {held} of {needed} bytes of voxels; copy or export it again")
+    if s.syntax in _JPEG and (stream[:2] not in (b"\xff\xd8", b"\xff\x4f") or stream[-2:] != b"\xff\xd9"):
         raise ImageError(f"{s.path}: truncated or damaged: its {s.syntax.name} stream has no beginning or no end; copy or export it again")
 
 

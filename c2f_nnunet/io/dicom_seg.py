@@ -15,7 +15,7 @@ from pydicom.sr.coding import Code
 from skimage.color import rgb2lab
 
 from .. import __version__
-from ..errors import ImageError
+from ..errors import C2FError, ImageError
 from ..geometry import from_canonical
 from ..labels import LabelSet
 from . import durable
@@ -24,6 +24,15 @@ from .rtstruct_out import NOTICE, SOFTWARE, content_digest, label_windows, new_u
 from .series import Instance, SeriesReference, by_slice, reading
 
 STRUCTURE, ORGAN = Code("91723000", "SCT", "Anatomical Structure"), Code("113343008", "SCT", "Body organ structure")
+
+
+def require_highdicom() -> None:
+    """C2FError unless highdicom can be imported, so that this is told before anything is computed."""
+    try:
+        import highdicom  # noqa: F401
+    except ImportError:
+        remedy = 'install it (pip install "c2f-nnunet[seg]"), or leave the SEG out'
+        raise C2FError(f"a DICOM SEG needs the package highdicom; {remedy}") from None
 
 
 def write_dicom_seg(

@@ -18,7 +18,7 @@ from ..inference.checks import Checked
 from ..inference.fusion import LIMIT, FusionWeights, probabilities
 from ..inference.limits import OrganLimits
 from ..io import durable, records
-from ..io.dicom_seg import write_dicom_seg
+from ..io.dicom_seg import require_highdicom, write_dicom_seg
 from ..io.images import IMAGE_ENDINGS, Image, write_label
 from ..io.rtstruct_out import write_rtstruct
 from ..io.scans import Scan, is_series, place_of, read_scan, scan_grid, scan_sha256
@@ -75,11 +75,7 @@ def require_dicom(cases: tuple[Case, ...], options: PredictOptions) -> None:
         raise C2FError(f"{others[0]}: is no DICOM series, and what {' and '.join(asked)} would write refers to the slices of one; "
                        "give the series, or leave the option out")
     if options.dicom_seg:
-        try:
-            import highdicom  # noqa: F401
-        except ImportError:
-            remedy = 'install it (pip install "c2f-nnunet[seg]"), or leave the option out'
-            raise C2FError(f"--dicom_seg: needs the package highdicom; {remedy}") from None
+        require_highdicom()
 
 
 def output_path(out: Path, case: Case, options: PredictOptions) -> Path:

@@ -164,7 +164,7 @@ def test_what_refers_to_a_series_is_refused_for_other_scans_before_anything_is_c
 def test_a_seg_without_highdicom_is_refused_before_anything_is_computed(tiny_planned, predicted, out, series, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
     error = fails(predict, tiny_planned, "-i", series, "-o", out, "-device", "cpu", "--dicom_seg")
-    assert "--dicom_seg: needs the package highdicom; install it" in error and not hasattr(predicted, "files")
+    assert "a DICOM SEG needs the package highdicom; install it" in error and not hasattr(predicted, "files")
 
 
 # What is shown and left, and how it ends
