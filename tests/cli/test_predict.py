@@ -60,7 +60,7 @@ def test_without_options_all_folds_and_both_stages_are_used(tiny_planned, predic
     assert (predicted.folds, predicted.which, predicted.device) == (None, "best", torch.device("cpu"))
     assert (predicted.flips, predicted.stage) == (True, "fine")
     limits = predicted.options.limits
-    assert predicted.options == PredictOptions("fine", False, False, frozenset(), ".nii.gz", None, limits)
+    assert predicted.options == PredictOptions("fine", False, False, frozenset(), ".nii.gz", None, limits=limits)
     assert list(limits) == ["Gland_L", "Gland_R", "Stem"] and limits["Stem"].cases == 7 and limits["Stem"].inside is None
     images = tiny_planned.raw / "imagesTs"
     assert predicted.files == [images / "s0_0000.nii.gz", images / "s1_0000.nii.gz"]

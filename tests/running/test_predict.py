@@ -139,7 +139,7 @@ def series(tiny_trained, tmp_path) -> Path:
 def test_a_series_gives_what_its_nifti_file_gives(tiny_trained, predicted, series, tmp_path):
     out = tmp_path / "out"
     assert predict(tiny_trained, series, out, "--save_probabilities") == 0
-    assert {f.name for f in out.iterdir()} == {"dataset.json", "P01.json", "P01.nii.gz", "P01.npz"}
+    assert {f.name for f in out.iterdir()} == {"checks.json", "dataset.json", "P01.json", "P01.nii.gz", "P01.npz"}
     a, b = read_label(predicted / "s0.nii.gz"), read_label(out / "P01.nii.gz")
     np.testing.assert_array_equal(a.array, b.array)
     assert same_grid(a.geometry, b.geometry)
@@ -166,7 +166,7 @@ def test_continuing_redoes_a_series_of_which_any_file_changed(tiny_trained, seri
 def test_an_rtstruct_refers_to_the_series_and_holds_what_the_label_map_holds(tiny_trained, series, tmp_path):
     out, files = tmp_path / "out", sorted((series / "P01").iterdir())
     assert predict(tiny_trained, series, out, "--rtstruct") == 0
-    assert {f.name for f in out.iterdir()} == {"dataset.json", "P01.json", "P01.nii.gz", "P01_rtstruct.dcm"}
+    assert {f.name for f in out.iterdir()} == {"checks.json", "dataset.json", "P01.json", "P01.nii.gz", "P01_rtstruct.dcm"}
     label, organs = read_label(out / "P01.nii.gz"), read_dataset(tiny_trained.raw).labels
     rtstruct = read_rtstruct(out / "P01_rtstruct.dcm", label.geometry, series_reference(files))
     assert not rtstruct.notes and not any("position" in note for s in rtstruct.structures for note in s.notes)
