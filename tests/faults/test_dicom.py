@@ -125,7 +125,7 @@ def test_row_42_broken_series_are_skipped_and_named(scans, expected, capsys):
     for harm, told in FAULTS:
         case = harm.__name__
         assert re.search(rf"{case}: {scans.source / case}(: )?{told}", message), (case, message)
-    assert {f.name for f in scans.out.iterdir()} == {"dataset.json", "good.json", "good.nii.gz"}
+    assert {f.name for f in scans.out.iterdir()} == {"checks.json", "dataset.json", "good.json", "good.nii.gz"}
     np.testing.assert_array_equal(read_label(scans.out / "good.nii.gz").array, expected)
 
 
@@ -179,7 +179,7 @@ def test_row_43_references_out_of_the_folder(scans, expected, tmp_path, referenc
         path.write_bytes(path.read_bytes().replace(b"A" * len(reference), reference))
     assert segment(scans.tiny, scans.source, scans.out, "--stage", "coarse") == 0
     assert "passed over 1 DICOMDIR files: DICOMDIR" in capsys.readouterr().err
-    assert {f.name for f in scans.out.iterdir()} == {"dataset.json", "good.json", "good.nii.gz"}
+    assert {f.name for f in scans.out.iterdir()} == {"checks.json", "dataset.json", "good.json", "good.nii.gz"}
     np.testing.assert_array_equal(read_label(scans.out / "good.nii.gz").array, expected)
 
 
