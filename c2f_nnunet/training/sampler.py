@@ -158,7 +158,7 @@ class Batches(SlimDataLoaderBase):
     def __init__(self, source, batch_size: int, seed: int, first_step: int, workers: int, rank: int = 0, world: int = 1):
         super().__init__(None, batch_size, max(1, workers))
         self.source, self.seed, self.first_step, self.rank, self.world = source, seed, first_step, rank, world
-        self.made = 0
+        self.made, self.owner = 0, os.getpid()
         self.reading = multiprocessing.RawArray("i", max(1, workers))  # by worker: 1 + the volume that it is at
 
     def set_thread_id(self, thread_id: int) -> None:
@@ -171,7 +171,7 @@ class Batches(SlimDataLoaderBase):
         torch.set_num_threads(1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(self.owner,), daemon=True).start()
 
     def generate_train_batch(self) -> dict:
         step = self.first_step + self.thread_id + self.made * self.number_of_threads_in_multithreaded
@@ -201,7 +201,7 @@ class Batches(SlimDataLoaderBase):
 
 
 def _end_with_parent(parent: int) -> None:
-    """A worker whose training process was killed would wait for ever to hand over its batch."""
+    """A worker whose training process was killed, perhaps before the worker began, would wait for ever to hand over its batch."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

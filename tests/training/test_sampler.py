@@ -172,6 +172,20 @@ def test_workers_end_when_their_parent_is_killed(tiny_planned):
     assert not any(running(pid) for pid in workers)
 
 
+def test_a_worker_that_begins_after_its_parent_s_death_ends_too(tiny_planned):
+    batches = Batches(source_of(tiny_planned, "2d_top"), 2, 0, 0, 1)
+    batches.owner = 1 << 30  # no such process, let alone this one's parent
+    worker = multiprocessing.get_context("fork").Process(target=begin, args=(batches,))
+    worker.start()
+    worker.join(20)
+    assert worker.exitcode == 1
+
+
+def begin(batches) -> None:
+    batches.set_thread_id(0)
+    time.sleep(30)
+
+
 def running(pid: int) -> bool:
     """Whether a process runs; one that ended, and that nobody waited for, does not."""
     try:
