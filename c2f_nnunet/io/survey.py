@@ -1,6 +1,7 @@
 """What DICOM files lie in a folder: CT series to read, and what is passed over. Reads headers only, by pydicom."""
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def reading(path: Path):
     try:
         with stated(path):
             yield
-    except (AttributeError, TypeError, BytesLengthException) as e:
+    except (AttributeError, TypeError, BytesLengthException, struct.error) as e:  # struct: the file ends within an element's header
         raise ImageError(f"{path}: its DICOM header is damaged ({type(e).__name__}); export the series again") from e
 
 

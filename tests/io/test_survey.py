@@ -1,6 +1,7 @@
 """What lies in a folder: CT series by their UIDs, and what is passed over."""
 import pydicom
 import pytest
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage, RTStructureSetStorage, SecondaryCaptureImageStorage, generate_uid
 
 from c2f_nnunet.errors import ImageError
@@ -111,3 +112,14 @@ def test_what_an_rtstruct_refers_to(tmp_path):
     path = slice_file(tmp_path, 0, Modality="RTSTRUCT", FrameOfReferenceUID="1.7", ReferencedFrameOfReferenceSequence=frames)
     assert rtstruct_references(path) == ({"1.2", "1.3"}, {"1.7", "1.8", "1.9"})
     assert rtstruct_references(slice_file(tmp_path, 1, FrameOfReferenceUID=None)) == (set(), set())
+
+
+def test_a_file_cut_anywhere_in_its_header_is_stated(tmp_path):
+    whole = slice_file(tmp_path, 0).read_bytes()
+    cut = tmp_path / "cut.dcm"
+    for length in range(132, 700):
+        cut.write_bytes(whole[:length])
+        try:
+            read_header(cut)
+        except (ImageError, InvalidDicomError):
+            pass  # anything else fails this test
