@@ -133,7 +133,7 @@ def train_nnunet(bench: Bench, method: str, minutes: float, out: Path, log: Path
 
 
 def train_single(bench: Bench, method: str, minutes: float, out: Path, log: Path) -> tuple[dict, dict]:
-    commands, env = environment(bench.scratch / "env_single", [TORCH, f"{HERE.parent}[test]", "-c", HERE.parent / "constraints.txt"]), bench.ours(minutes)
+    commands, env = environment(bench.scratch / "env_single", [TORCH, f"{HERE.parent}[test]", "-c", str(HERE.parent / "constraints.txt")]), bench.ours(minutes)
     command = [commands / "python", HERE / "peers" / "single_network.py", method, "-d", bench.dataset, "--minutes", f"{minutes:g}", *SINGLE[method],
                "-i", bench.images, "-o", out]
     return run(command, env, log), {"minutes": float("nan"), "peak_gb": float("nan")}
