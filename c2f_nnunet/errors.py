@@ -21,6 +21,10 @@ class WorkspaceError(C2FError):
     """A folder of the workspace is missing, ambiguous, locked or cannot be written."""
 
 
+class Locked(WorkspaceError):
+    """Another process is at work in a folder; the message names its host and pid."""
+
+
 class TrainingError(C2FError):
     """A training cannot start or go on."""
 

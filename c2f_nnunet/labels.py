@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import colorsys
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
+from typing import Sequence
 
 import numpy as np
 
@@ -108,7 +111,16 @@ def _looked_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def member_name(organs: tuple[str, ...]) -> str:
-    """The fine member of an organ or left/right pair: '3d_Mandible', '3d_Parotid'; safe as a folder name."""
+    """The fine member of an organ or left/right pair: '3d_Mandible', '3d_Parotid'; safe as a folder name, letters of any script kept."""
     found = side_and_stem(organs[0])
     stem = found[1] if len(organs) == 2 and found else organs[0]
-    return "3d_" + re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)
+    return "3d_" + re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", stem))
+
+
+def member_names(groups: Sequence[tuple[str, ...]]) -> list[str]:
+    """`member_name` of each group; where two would be one folder ('Eye' beside the pair 'Eye_L', 'Eye_R') the later one gets a number."""
+    names: list[str] = []
+    for group in groups:
+        numbered = (f"{member_name(group)}{end}" for end in chain([""], (f"_{k}" for k in count(2))))
+        names.append(next(name for name in numbered if name.casefold() not in map(str.casefold, names)))
+    return names

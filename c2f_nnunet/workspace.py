@@ -6,11 +6,12 @@ import json
 import os
 import re
 import socket
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable, Sequence
 
-from .errors import WorkspaceError
+from .errors import Locked, WorkspaceError
 
 FOLDS = 5
 VIEWS = ("2d_top", "2d_front", "2d_side")
@@ -29,22 +30,21 @@ class Workspace:
     def find(cls, folder: str | Path | None = None) -> "Workspace":
         """From --workspace, else C2F_RAW / C2F_PREPROCESSED / C2F_RESULTS, else nnU-Net's variables where set.
 
-        Preprocessed volumes and results are never put in nnU-Net's own folders: with only nnUNet_raw set they go
-        beside it, to c2f_preprocessed and c2f_results.
+        What is not set lies beside the first that is, as c2f_raw, c2f_preprocessed and c2f_results: a machine that only
+        predicts needs C2F_RESULTS alone, and nothing is ever put into nnU-Net's own folders.
         """
         if folder is not None:
             root = Path(folder).absolute()
             return cls(root / "raw", root / "preprocessed", root / "results")
-        raw = os.environ.get("C2F_RAW") or os.environ.get("nnUNet_raw")
-        if not raw:
+        raw, preprocessed, results = (os.environ.get(name) for name in ("C2F_RAW", "C2F_PREPROCESSED", "C2F_RESULTS"))
+        raw = raw or os.environ.get("nnUNet_raw")
+        first = raw or preprocessed or results
+        if not first:
             given = "set C2F_RAW, C2F_PREPROCESSED and C2F_RESULTS, or give --workspace DIR holding raw/ preprocessed/ results/"
             raise WorkspaceError(f"no folders named: {given}")
-        beside = Path(raw).absolute().parent
-        return cls(
-            Path(raw).absolute(),
-            Path(os.environ.get("C2F_PREPROCESSED") or beside / "c2f_preprocessed").absolute(),
-            Path(os.environ.get("C2F_RESULTS") or beside / "c2f_results").absolute(),
-        )
+        beside = Path(first).absolute().parent
+        places = (raw, "c2f_raw"), (preprocessed, "c2f_preprocessed"), (results, "c2f_results")
+        return cls(*(Path(own or beside / name).absolute() for own, name in places))
 
     def datasets(self, root: Path) -> dict[str, Path]:
         """DatasetXXX_Name → folder, for the data sets under one of the three roots."""
@@ -57,18 +57,7 @@ class Workspace:
         Raises WorkspaceError where there is none or, with None, more than one; the message lists what exists.
         """
         root = among or self.raw
-        names = list(self.datasets(root))
-        listed = ", ".join(names) or "none"
-        if wanted is None:
-            if len(names) == 1:
-                return names[0]
-            raise WorkspaceError(f"{root}: which data set? give -d with one of: {listed}")
-        hits = [n for n in names if n == wanted or (wanted.isdigit() and int(_DATASET_FOLDER.match(n)[1]) == int(wanted))]
-        if len(hits) == 1:
-            return hits[0]
-        if hits:
-            raise WorkspaceError(f"{root}: data set id {wanted} is used by {', '.join(hits)}; give -d the whole name")
-        raise WorkspaceError(f"{root}: no data set '{wanted}' there; it holds: {listed}")
+        return _chosen(wanted, list(self.datasets(root)), root)
 
     def plans(self, dataset: str) -> list[str]:
         """Names of the plans made for a data set."""
@@ -77,7 +66,10 @@ class Workspace:
 
     def model(self, dataset: str | None, plan: str | None) -> "ModelFolder":
         """The results folder of a data set's plan; None as the plan means 'auto', or else the only one made."""
-        dataset = self.dataset_name(dataset, self.results)
+        planned = [name for name in self.datasets(self.results) if self.plans(name)]
+        if not planned:
+            raise WorkspaceError(f"{self.results}: nothing is planned there; run c2f_plan_and_preprocess first, or check the path")
+        dataset = _chosen(dataset, planned if dataset is None else list(self.datasets(self.results)), self.results)
         made = self.plans(dataset)
         wanted = plan or ("auto" if "auto" in made or not made else made[0] if len(made) == 1 else None)
         if wanted is None:
@@ -86,6 +78,21 @@ class Workspace:
             remedy = f"run c2f_plan_and_preprocess -d {dataset} -pl {wanted} first"
             raise WorkspaceError(f"{self.results / dataset / wanted}: no plan.json there; {remedy}")
         return ModelFolder(self.results / dataset / wanted)
+
+
+def _chosen(wanted: str | None, names: Sequence[str], root: Path) -> str:
+    """Which of the data sets under `root` -d means; WorkspaceError as `Workspace.dataset_name`."""
+    listed = ", ".join(names) or "none"
+    if wanted is None:
+        if len(names) == 1:
+            return names[0]
+        raise WorkspaceError(f"{root}: which data set? give -d with one of: {listed}")
+    hits = [n for n in names if n == wanted or (wanted.isdecimal() and int(_DATASET_FOLDER.match(n)[1]) == int(wanted))]
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        raise WorkspaceError(f"{root}: data set id {wanted} is used by {', '.join(hits)}; give -d the whole name")
+    raise WorkspaceError(f"{root}: no data set '{wanted}' there; it holds: {listed}")
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,8 @@ def require_writable(folder: Path) -> None:
         raise WorkspaceError(f"{folder}: cannot be written ({e.strerror}); choose another folder or change its permissions") from e
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -187,7 +195,7 @@ def _alive(pid: int) -> bool:
 
 @contextmanager
 def lock(folder: Path, what: str):
-    """Hold `folder/.lock` while the body runs; a second holder gets a WorkspaceError naming host and pid.
+    """Hold `folder/.lock` while the body runs; a second holder gets a Locked naming host and pid.
 
     The lock is a file made with O_EXCL that holds host and pid; one whose owner on this host is dead is taken over.
     """
@@ -199,7 +207,7 @@ def lock(folder: Path, what: str):
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            raise WorkspaceError(f"{path}: another process took the lock at the same moment; try again") from None
+            raise Locked(f"{path}: another process took the lock at the same moment; try again") from None
         with os.fdopen(handle, "w") as f:
             json.dump({"host": host, "pid": os.getpid(), "what": what}, f)
     try:
@@ -208,13 +216,32 @@ def lock(folder: Path, what: str):
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def lock_in_turn(folder: Path, what: str, wait: Callable[[str], None]):
+    """`lock`; while another holds it, wait(who that is) is called, to sleep or to raise, and it is tried again."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock(folder, what))
+                break
+            except Locked as e:
+                wait(str(e))
+        yield
+
+
 def require_unlocked(folder: Path, what: str) -> None:
-    """WorkspaceError naming host and pid where another process holds the folder's lock."""
+    """Locked, naming host and pid, where another process holds the folder's lock."""
     path = folder / ".lock"
     owner = _lock_owner(path)
-    if owner and (owner.get("host") != socket.gethostname() or _alive(owner["pid"])):
-        raise WorkspaceError(f"{folder}: {owner.get('what', what)} is already running on {owner.get('host')} (pid {owner['pid']}); "
-                             f"wait for it or stop it, or remove {path} if it is gone")
+    if owner and (owner.get("host") != socket.gethostname() or is_alive(owner["pid"])):
+        raise Locked(f"{folder}: {owner.get('what', what)} is already running on {owner.get('host')} (pid {owner['pid']}); "
+                     f"wait for it or stop it, or remove {path} if it is gone")
+
+
+def require_idle(root: Path) -> None:
+    """Locked where a command is at work in this folder or one below it."""
+    for path in sorted(root.glob("**/.lock")):
+        require_unlocked(path.parent, "a command")
 
 
 @contextmanager

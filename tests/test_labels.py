@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from c2f_nnunet.errors import DatasetError
-from c2f_nnunet.labels import LabelSet, member_name, side_and_stem
+from c2f_nnunet.labels import LabelSet, member_name, member_names, side_and_stem
 
 FIVE = LabelSet.from_names({"background": 0, "BrainStem": 1, "SpinalCord": 2, "Parotid_R": 3, "Parotid_L": 4, "Mandible": 5})
 
@@ -75,6 +75,8 @@ def test_two_organs_of_one_id_are_refused():
     (("Parotid_L",), "3d_Parotid_L"),
     (("Optic nerve/L",), "3d_Optic_nerve_L"),  # safe as a folder name
     (("../../etc",), "3d_.._.._etc"),
+    (("\u8111\u5e72",), "3d_\u8111\u5e72"),  # letters of any script tell organs apart
+    (("caf\u0065\u0301",), "3d_caf\u00e9"),
 ])  # fmt: skip
 def test_member_name(organs, name):
     assert member_name(organs) == name
@@ -84,3 +86,8 @@ def test_colours_tell_organs_apart_and_darken_the_left():
     colours = {organ: FIVE.colour(organ) for organ in FIVE.organs}
     assert len(set(colours.values())) == 5
     assert all(left == pytest.approx(0.75 * right) for left, right in zip(colours["Parotid_L"], colours["Parotid_R"]))
+
+
+def test_no_two_members_have_one_name():
+    groups = [("Eye_L", "Eye_R"), ("Eye",), ("eye!",), ("\U0001f600",), ("\U0001f601",), ("Stem",)]
+    assert member_names(groups) == ["3d_Eye", "3d_Eye_2", "3d_eye_", "3d__", "3d___2", "3d_Stem"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from c2f_nnunet.errors import WorkspaceError
-from c2f_nnunet.workspace import Workspace, lock, require_writable
+from c2f_nnunet.workspace import Workspace, lock, lock_in_turn, require_writable
 
 VARIABLES = ("C2F_RAW", "C2F_PREPROCESSED", "C2F_RESULTS", "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -52,6 +52,17 @@ def test_nnunets_folders_are_read_but_not_written(monkeypatch):
     assert Workspace.find() == Workspace(Path("/n/nnUNet_raw"), Path("/n/c2f_preprocessed"), Path("/n/c2f_results"))
 
 
+@pytest.mark.parametrize("name", ["C2F_RESULTS", "C2F_PREPROCESSED"])
+def test_what_is_not_named_lies_beside_what_is(monkeypatch, name):
+    """c2f_predict and c2f_import_model need no raw data set."""
+    monkeypatch.setenv(name, "/models/here")
+    found = Workspace.find()
+    assert (found.results if name == "C2F_RESULTS" else found.preprocessed) == Path("/models/here")
+    assert found.raw == Path("/models/c2f_raw") and {found.preprocessed, found.results} <= {
+        Path("/models/here"), Path("/models/c2f_preprocessed"), Path("/models/c2f_results"),
+    }  # fmt: skip
+
+
 def test_nothing_named():
     with pytest.raises(WorkspaceError, match="no folders named: set C2F_RAW, C2F_PREPROCESSED and C2F_RESULTS, or give --workspace DIR"):
         Workspace.find()
@@ -62,7 +73,7 @@ def test_forms_of_d(workspace, wanted):
     assert workspace.dataset_name(wanted) == "Dataset015_HeadNeck"
 
 
-@pytest.mark.parametrize("wanted", ["5", "115", "HeadNeck", "Dataset015", "Dataset015_headneck", ""])
+@pytest.mark.parametrize("wanted", ["5", "115", "HeadNeck", "Dataset015", "Dataset015_headneck", "", "²"])
 def test_an_unknown_data_set_lists_what_there_is(workspace, wanted):
     listed = "Dataset015_HeadNeck, Dataset016_Partial, Dataset117_Other$"
     with pytest.raises(WorkspaceError, match=f"raw: no data set '{wanted}' there; it holds: {listed}"):
@@ -97,6 +108,19 @@ def test_the_model_of_a_data_set(workspace):
     assert workspace.model("15", "mine").run("2d_top", 3).root == workspace.results / name / "mine" / "2d_top" / "fold_3"
     with pytest.raises(WorkspaceError, match="no plan.json there; run c2f_plan_and_preprocess -d Dataset015_HeadNeck -pl theirs first"):
         workspace.model("15", "theirs")
+
+
+def test_no_d_means_the_only_planned_one(workspace):
+    with pytest.raises(WorkspaceError, match="results: nothing is planned there; run c2f_plan_and_preprocess first"):
+        workspace.model(None, None)
+    (workspace.results / "Dataset016_Partial").mkdir(parents=True)  # without a plan
+    plan_made(workspace, "Dataset015_HeadNeck", "auto")
+    assert workspace.model(None, None).root == workspace.results / "Dataset015_HeadNeck" / "auto"
+    plan_made(workspace, "Dataset117_Other", "auto")
+    with pytest.raises(WorkspaceError, match="which data set[?] give -d with one of: Dataset015_HeadNeck, Dataset117_Other$"):
+        workspace.model(None, None)
+    with pytest.raises(WorkspaceError, match="Dataset016_Partial/auto: no plan.json there; run c2f_plan_and_preprocess"):
+        workspace.model("16", "auto")
 
 
 def test_an_unwritable_folder(tmp_path):
@@ -167,3 +191,24 @@ def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path):
             assert sum(pool.map(take, [folder] * 8)) == 1
         for context in held:
             context.__exit__(None, None, None)
+
+
+def test_a_turn_is_waited_for(tmp_path):
+    told, first = [], lock(tmp_path, "the first")
+    first.__enter__()
+
+    def wait(who: str) -> None:
+        told.append(who)
+        if len(told) == 2:
+            first.__exit__(None, None, None)
+
+    with lock_in_turn(tmp_path, "the second", wait):
+        assert json.loads((tmp_path / ".lock").read_text())["what"] == "the second"
+    assert len(told) == 2 and f"the first is already running on {socket.gethostname()} (pid {os.getpid()})" in told[0]
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_what_cannot_be_locked_is_not_waited_for(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WorkspaceError, match="cannot be written"), lock_in_turn(tmp_path / "file", "work", lambda who: pytest.fail(who)):
+        pass

@@ -5,6 +5,7 @@ import argparse
 import logging
 import signal
 import sys
+from contextlib import contextmanager
 from typing import Callable
 
 from ..errors import C2FError, SomeCasesFailed
@@ -63,10 +64,19 @@ def positive_number(text: str) -> float:
     return value
 
 
+def failed(told: object, code: int = EXIT_ERROR) -> int:
+    """Say on stderr what is wrong; the exit code."""
+    print(f"error: {told}", file=sys.stderr)
+    return code
+
+
 def entry(
     build_parser: Callable[[], argparse.ArgumentParser], body: Callable[[argparse.Namespace], int | None]
 ) -> Callable[[list[str] | None], int]:
-    """A command's main(argv): parses, runs the body, turns stated errors into one line on stderr and exit code 1 (3: some cases)."""
+    """A command's main(argv): parses, runs the body, turns stated errors into one line on stderr and exit code 1 (3: some cases).
+
+    So too what the system says where no module foresaw it: a full disk, a folder that cannot be read, no memory.
+    """
 
     def main(argv: list[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
@@ -75,11 +85,14 @@ def entry(
         try:
             return body(args) or 0
         except SomeCasesFailed as e:
-            print(f"error: {e}", file=sys.stderr)
-            return EXIT_SOME_FAILED
+            return failed(e, EXIT_SOME_FAILED)
         except C2FError as e:
-            print(f"error: {e}", file=sys.stderr)
-            return EXIT_ERROR
+            return failed(e)
+        except OSError as e:
+            place = f"{e.filename}: " if e.filename else ""
+            return failed(f"{place}{e.strerror or e}; check that it is there, its permissions and the free space")
+        except MemoryError as e:
+            return failed(f"the memory is too small ({str(e) or 'no more is given'}); free some")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
@@ -92,13 +105,27 @@ class StopRequest:
 
     def __init__(self):
         self.signal: int | None = None
+        self.raises: type[Exception] | None = None
         names = ("SIGTERM", "SIGINT", "SIGUSR1")
         for name in names:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self._note)
 
     def _note(self, number, frame) -> None:
-        self.signal = self.signal or number
+        first, self.signal = self.signal is None, self.signal or number
+        if first and self.raises:
+            raise self.raises
+
+    @contextmanager
+    def at_once(self, error: type[Exception]):
+        """Inside, the first signal raises `error` where it arrives, for long work that leaves nothing half done."""
+        if self():
+            raise error
+        self.raises = error
+        try:
+            yield
+        finally:
+            self.raises = None
 
     def __call__(self) -> bool:
         return self.signal is not None

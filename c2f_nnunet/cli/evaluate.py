@@ -32,6 +32,7 @@ def body(args: argparse.Namespace) -> None:
 
     from ..errors import C2FError, SomeCasesFailed
     from ..evaluation import folders, metrics
+    from ..io import durable
     from ..workspace import require_writable
 
     places = [f / "dataset.json" for f in (args.pred_dir, args.gt_dir, args.gt_dir.absolute().parent)]
@@ -40,6 +41,7 @@ def body(args: argparse.Namespace) -> None:
     folders.label_files(args.pred_dir)  # a misspelled folder must not be made by the check that it can be written
     out = args.out or args.pred_dir
     require_writable(out)
+    durable.remove_leftovers(out)
     failed: dict[str, str] = {}
     scores = folders.evaluate_folders(
         args.gt_dir, args.pred_dir, labels, args.processes, annotated, failed=failed,

@@ -62,6 +62,8 @@ def body(args: argparse.Namespace) -> int:
     is_group = args.config in graph.GROUPS or len(folds) > 1
     if args.val:
         return _validate(model, store, todo, splits, device)
+    if args.resume and is_group:
+        graph.require_begun(folder, todo)
     todo = [t for t in todo if not (t.member and is_group and graph.is_finished(folder.run(t.member.name, t.fold)))]
     if (raw := workspace.raw / model.plan.dataset).is_dir():
         cases = {case for fold in folds for case in splits[fold].train + splits[fold].val}
@@ -91,6 +93,7 @@ def _train(model, store, job, split, title: str, stop: StopRequest) -> int | Non
     from tqdm import tqdm
 
     from ..running.engines import run_here
+    from ..training import checkpoint
     from ..training.train import Hooks, Interrupted
 
     plan, seconds = job.settings.training, job.settings.seconds
@@ -107,7 +110,10 @@ def _train(model, store, job, split, title: str, stop: StopRequest) -> int | Non
             progress = run_here(model, store, job, split, Hooks(on_epoch, stop))
         except Interrupted:
             bar.close()
-            print(f"{title}: stopped after a checkpoint; go on with the same command and --c")
+            if checkpoint.exists(model.folder.run(job.member.name, job.fold).checkpoint("latest")):
+                print(f"{title}: stopped after a checkpoint; go on with the same command and --c")
+            else:
+                print(f"{title}: stopped before its first step; the same command starts it again")
             return stop.exit_code
     if progress:
         done = f"{progress.step} steps, {progress.epoch} epochs, {progress.elapsed_s / 60:.1f} minutes"
@@ -116,33 +122,60 @@ def _train(model, store, job, split, title: str, stop: StopRequest) -> int | Non
 
 
 def _fit(kind: str, model, store, device, workspace, stop: StopRequest) -> None:
-    """Fit the views' fusion, or the merge of both stages, where it is due; print the weights as a table."""
-    import pandas as pd
-    from tqdm import tqdm
+    """Fit the views' fusion, or the merge of both stages, where it is due; print the weights as a table.
 
-    from ..data.dataset import read_dataset
-    from ..inference.fusion import rows
+    One process at a time fits: folds that are trained side by side end side by side, and fusion.json is one file.
+    """
     from ..running import fit
     from ..training.train import Interrupted
+    from ..workspace import lock_in_turn
 
-    due = fit.fusion_is_due(model) if kind == "fusion" else fit.merge_is_due(model)
-    if not due:
+    def is_due() -> bool:
+        return fit.fusion_is_due(model) if kind == "fusion" else fit.merge_is_due(model)
+
+    def wait(for_whom: str) -> None:
+        if for_whom not in told:
+            print(f"{kind} weights: waiting: {for_whom}")
+            told.add(for_whom)
+        time.sleep(1.0)
+
+    if not is_due():
         members = model.plan.coarse.members if kind == "fusion" else model.plan.members
         if not fit.complete_folds(model, members, "best"):
             print(f"{kind} weights: not fitted yet, no fold has all of {', '.join(m.name for m in members)} trained")
         return
+    told: set[str] = set()
+    with stop.at_once(Interrupted), lock_in_turn(model.folder.root, f"fitting of the {kind} weights", wait):
+        if is_due():  # the one waited for may have fitted them
+            _show_fitted(kind, _fitted(kind, model, store, device, workspace, stop), model)
+
+
+def _fitted(kind: str, model, store, device, workspace, stop: StopRequest):
+    """The fusion file with its fitted weights, made with progress on the screen."""
+    from tqdm import tqdm
+
+    from ..data.dataset import read_dataset
+    from ..running import fit
+    from ..training.train import Interrupted
+
     with tqdm(desc=f"fitting the {kind} weights", unit="case", disable=None) as bar:
 
         def on_case(case: str) -> None:
             bar.update()
-            if stop():
+            if stop():  # where a library swallowed what the signal raised
                 raise Interrupted
 
         if kind == "fusion":
-            fusion = fit.fit_fusion(model, store, device, on_case=on_case)
-        else:
-            cases = {c.id: c for c in read_dataset(workspace.raw / model.plan.dataset).training}
-            fusion = fit.fit_merge(model, cases, device, on_case=on_case)
+            return fit.fit_fusion(model, store, device, on_case=on_case)
+        cases = {c.id: c for c in read_dataset(workspace.raw / model.plan.dataset).training}
+        return fit.fit_merge(model, cases, device, on_case=on_case)
+
+
+def _show_fitted(kind: str, fusion, model) -> None:
+    import pandas as pd
+
+    from ..inference.fusion import rows
+
     weights = fusion.coarse if kind == "fusion" else fusion.merge
     print(f"{kind} weights, fitted on {len(weights.fitted_on)} held-out cases (in {model.folder.fusion}):")
     print(pd.DataFrame(rows(weights)).to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep=""))

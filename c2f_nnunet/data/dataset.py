@@ -19,7 +19,7 @@ from ..io.images import IMAGE_ENDINGS
 from ..io.records import record
 from ..io.scans import Scan
 from ..labels import LabelSet
-from .series import series_cases
+from .series import RESERVED, series_cases
 
 log = logging.getLogger(__name__)
 OUR_KEYS = ("annotated", "patients")
@@ -108,6 +108,8 @@ def prediction_cases(folder: Path, file_ending: str) -> tuple[Case, ...]:
     if any(stem.endswith("_0000") for stem in files):
         files = _image_cases(folder, file_ending)
     _refuse_collisions(files, folder)
+    if taken := [case for case in files if case.casefold() in RESERVED]:
+        raise DatasetError(f"{folder}: {files[taken[0]].name} would have its notes in {taken[0]}.json, which c2f_nnunet writes; rename it")
     files = files | series_cases(folder, files)
     if not files:
         raise DatasetError(f"{folder}: no image there; {_expected(folder, file_ending)}; a folder of DICOM CT series will do as well")

@@ -12,7 +12,7 @@ from ..io.survey import NO_DICOM, Series, Survey, survey
 
 log = logging.getLogger(__name__)
 LONGEST_NAME = 120  # bytes: with what is added for the results' files it stays below 255
-RESERVED = ("dataset",)  # dataset.json lies among the results
+RESERVED = ("checks", "dataset", "summary")  # what is called so, with .json, lies among the results
 UID_END = 8  # digits of a series UID that tell it from others of its folder
 
 

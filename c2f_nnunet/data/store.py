@@ -84,13 +84,9 @@ class Store:
         return tuple(StoredVolume(self.folder, records.read(StoredRecord, f)) for f in sorted(self.folder.glob("*.json")))
 
     def of_cases(self, cases) -> tuple[StoredVolume, ...]:
-        """The volumes of these cases (a fine member has none of a case without its organ); DatasetError where there is none at all."""
+        """The volumes of these cases; a fine member has none of a case in which its organs are unknown."""
         wanted = set(cases)
-        found = tuple(v for v in self.read() if v.record.case in wanted)
-        if not found:
-            asked = f"none of the {len(wanted)} cases asked for is preprocessed"
-            raise DatasetError(f"{self.folder}: {asked}; run c2f_plan_and_preprocess first")
-        return found
+        return tuple(v for v in self.read() if v.record.case in wanted)
 
     def write(self, item: StoredRecord, image: np.ndarray, labels: np.ndarray) -> None:
         """Store one volume durably; the record is written last, so a volume without one is unfinished."""

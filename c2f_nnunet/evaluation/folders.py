@@ -3,10 +3,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from ..errors import C2FError
 from ..geometry import same_grid
 from ..io import durable, records
 from ..io.images import IMAGE_ENDINGS, read_label
+from ..io.processes import pool
 from ..labels import LabelSet
 from .metrics import CaseScore, OrganScore, per_case, score, summarise
 
@@ -121,10 +120,9 @@ def _labels_found(paths: Iterable[Path]) -> LabelSet:
 def _run(jobs: Mapping[str, Callable[[], CaseScore]], processes: int, failed: dict[str, str] | None) -> Iterator[CaseScore]:
     """Run the jobs in this process or in several, and yield their results in order."""
     workers = min(processes, len(jobs))
-    # spawn: a forked child would inherit whatever threads and devices the caller holds
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
+    several = pool(workers) if workers > 1 else None
     try:
-        waiting = {case: pool.submit(job).result if pool else job for case, job in jobs.items()}
+        waiting = {case: several.submit(job).result if several else job for case, job in jobs.items()}
         for case, result in waiting.items():
             try:
                 yield result()
@@ -135,8 +133,8 @@ def _run(jobs: Mapping[str, Callable[[], CaseScore]], processes: int, failed: di
                     raise
                 failed[case] = str(e)
     finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
+        if several:
+            several.shutdown(cancel_futures=True)
 
 
 def write_evaluation(out_dir: Path, scores: Sequence[CaseScore]) -> None:

@@ -29,7 +29,10 @@ Networks = Mapping[str, Collection[nn.Module]]  # member → its folds' networks
 
 @dataclass(frozen=True)
 class Cascade:
-    """Everything that predicting needs: the plan, trained networks, fitted weights, where and how to compute."""
+    """Everything that predicting needs: the plan, trained networks, fitted weights, where and how to compute.
+
+    made_of: a hash of all that decides the result, by which a result of another model or way of computing is told.
+    """
 
     plan: Plan
     networks: Networks
@@ -38,6 +41,7 @@ class Cascade:
     device: torch.device
     flips: bool = True
     presence: tuple[Presence, ...] = ()
+    made_of: str = ""
 
     @property
     def views(self) -> tuple[MemberPlan, ...]:

@@ -3,14 +3,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Callable
 
 from ..errors import WorkspaceError
+from ..workspace import is_alive
 
 TEMPORARY_MARK = ".tmp-c2f-"
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+ABANDONED_S = 24 * 3600.0  # another machine's processes cannot be asked for: what they have not touched for a day is left over
 
 
 def write_with(
@@ -21,7 +26,7 @@ def write_with(
     The temporary name keeps the path's endings, since image writers choose a format by them. On any failure the
     temporary is removed and whatever stood at `path` before stands there still.
     """
-    temporary = path.with_name(f"{TEMPORARY_MARK}{os.getpid()}-{threading.get_ident()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY_MARK}{owner()}-{threading.get_ident()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -89,17 +94,29 @@ def remove_leftovers(folder: Path) -> list[Path]:
     """Remove temporary files that a killed process left in the folder; those of living processes stay."""
     removed = []
     for path in folder.glob(f"{TEMPORARY_MARK}*") if folder.is_dir() else []:
-        if owner_lives(path.name.removeprefix(TEMPORARY_MARK)):
-            continue
-        path.unlink(missing_ok=True)
-        removed.append(path)
+        if is_abandoned(path, TEMPORARY_MARK):
+            path.unlink(missing_ok=True)
+            removed.append(path)
     return removed
 
 
-def owner_lives(name: str) -> bool:
-    """Whether the process whose number the name begins with ("123-…") is another one that is still there."""
-    owner = name.split("-", 1)[0]
-    return owner.isdigit() and os.path.exists(f"/proc/{owner}") and int(owner) != os.getpid()
+def owner() -> str:
+    """How this process marks what it has not finished, in its name: its number and its machine."""
+    return f"{os.getpid()}-{HOST}"
+
+
+def is_abandoned(path: Path, mark: str) -> bool:
+    """Whether nobody will finish what lies at `path`, whose name is `mark`, an `owner()` and more.
+
+    Its process is gone; of another machine's process on a shared disk that is said after a day without a change.
+    """
+    pid, _, rest = path.name.removeprefix(mark).partition("-")
+    if rest.startswith(HOST):
+        return not pid.isdecimal() or int(pid) == os.getpid() or not is_alive(int(pid))
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED_S
+    except OSError:  # its owner finished it just now
+        return False
 
 
 def sha256(path: Path) -> str:

@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -23,17 +26,17 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], processes: int, 
     if processes <= 1 or len(items) <= 1:
         yield from map(work, items)
         return
-    done, pool = 0, _pool(min(processes, len(items)))
+    done, workers = 0, pool(min(processes, len(items)))
     try:
-        for future in [pool.submit(work, item) for item in items]:
+        for future in [workers.submit(work, item) for item in items]:
             yield future.result()
             done += 1
         return
     except BrokenProcessPool:
         log.warning("a worker process died (out of memory?); the %d items left are done one at a time", len(items) - done)
     finally:
-        pool.shutdown(cancel_futures=True)
-    with _pool(1) as single:
+        workers.shutdown(cancel_futures=True)
+    with pool(1) as single:
         for item in items[done:]:
             try:
                 result = single.submit(work, item).result()
@@ -42,6 +45,23 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], processes: int, 
             yield result
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    """Spawned, not forked: a forked child inherits locks of threads that it does not have."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+def pool(workers: int) -> ProcessPoolExecutor:
+    """Worker processes that end with this one, however it ends.
+
+    Spawned, not forked: a forked child inherits locks of threads that it does not have.
+    """
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(),))
+
+
+def end_with_parent(parent: int) -> None:
+    """Have this process end when its parent, of this number, is gone: killed, perhaps before the process began.
+
+    Otherwise a worker would wait for ever for its next item, or to hand over what it made.
+    """
+    threading.Thread(target=_outlive_not, args=(parent,), daemon=True).start()
+
+
+def _outlive_not(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)

@@ -1,11 +1,13 @@
 """Stage 2's rules: which organs share a network, and each one's spacing, crop, window and network."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..data.fingerprint import Fingerprint, OrganStats
 from ..errors import PlanError
-from ..labels import member_name
+from ..labels import member_name, member_names
 from .budget import Budget, batch_rule, features_rule, largest_batch
 from .coarse import BACKGROUND_PRIOR, COMMON_RULES, NEVER_MORE_POOLINGS, widened
 from .plan import FinePlan, LossPlan, MemberPlan, NetworkPlan, OrganPrior, TrainingPlan
@@ -127,7 +129,8 @@ def prior(organ: str, fingerprint: Fingerprint) -> OrganPrior:
 def fine_plan(fingerprint: Fingerprint, coarse_spacing, budget: Budget, spacing_mm=None) -> FinePlan:
     """Stage 2 from the fingerprint; spacing_mm: given for every member, else each has its own."""
     groups = fine_groups(fingerprint)
-    members = tuple(fine_member(g, fingerprint, coarse_spacing, round(0.5 / len(groups), 4), budget, spacing_mm) for g in groups)
+    members = [fine_member(g, fingerprint, coarse_spacing, round(0.5 / len(groups), 4), budget, spacing_mm) for g in groups]
+    members = tuple(replace(m, name=name, volumes=name) for name, m in zip(member_names(groups), members))
     priors = tuple(prior(o, fingerprint) for o in fingerprint.labels.organs)
     return FinePlan((0.5, 0.25, 0.1), 0.1, priors, members, {
         "thresholds": "an organ is looked for at probability one half, then lower, then at its usual place in the body",

@@ -11,11 +11,14 @@ from typing import Literal
 
 from ..errors import PlanError
 from ..io import records
+from ..io.checks import SPACING_LIMITS_MM
 from ..io.records import record
 from ..labels import LabelSet
 from .topology import IN_PLANE, divisors
 
 PLAN_VERSION = 2
+LARGEST_AXIS = 2048  # voxels along one axis of a volume or crop
+MOST_LEVELS = 10
 
 
 @record
@@ -195,32 +198,58 @@ def read_plan(path: Path) -> Plan:
 
 
 def checked(plan: Plan, path: Path) -> Plan:
-    """The plan, or PlanError where its numbers are impossible or do not fit each other, or a name leads out of its folder."""
+    """The plan, or PlanError where its numbers are impossible or do not fit each other, or its names are no folders of their own."""
     for name in (plan.name, *(n for m in plan.members for n in (m.name, m.volumes))):
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise PlanError(f"{path}: '{name}' is no name for a folder; use letters, digits, '_', '-' and '.'")
+    names = [m.name.casefold() for m in plan.members]
+    if twice := sorted({m.name for m in plan.members if names.count(m.name.casefold()) > 1}):
+        raise PlanError(f"{path}: {' and '.join(twice)} would share a folder; give each member a name of its own")
+    if sorted(o for m in plan.fine.members for o in m.organs) != sorted(plan.labels.organs):
+        raise PlanError(f"{path}: the fine members do not have each of the organs {', '.join(plan.labels.organs)} once; mend the plan")
     for what, block in (("the coarse volume", plan.coarse), *((m.name, m) for m in plan.members)):
+        grid = f"{list(block.shape)} voxels of {list(block.spacing_mm)} mm"
         if min(*block.spacing_mm, *block.shape) <= 0:
-            grid = f"{list(block.shape)} voxels of {list(block.spacing_mm)} mm"
             raise PlanError(f"{path}: {what}: {grid} are no grid, all must be above 0; mend the plan")
+        low, high = SPACING_LIMITS_MM
+        if min(block.spacing_mm) < low or max(block.spacing_mm) > high or max(block.shape) > LARGEST_AXIS:
+            limits = f"at most {LARGEST_AXIS} voxels of {low:g} to {high:g} mm"
+            raise PlanError(f"{path}: {what}: {grid} are no grid for a patient, {limits} along each axis are; mend the plan")
     for m in plan.members:
-        for says in _misfits(m):
+        for says in _misfits(m, plan.labels):
             raise PlanError(f"{path}: {m.name}: {says}; mend the plan")
     return plan
 
 
-def _misfits(m: MemberPlan) -> list[str]:
+def _misfits(m: MemberPlan, labels: LabelSet) -> list[str]:
     """What does not hold together in a member."""
-    network, shape = m.network, m.shape if m.axis is None else tuple(m.shape[a] for a in IN_PLANE[m.axis])
-    levels, multiples = len(network.features), divisors(network.strides, network.dimensions)
+    network, coarse, levels = m.network, m.stage == "coarse", len(m.network.features)
+    dimensions, outputs = (2, labels.channels) if coarse else (3, 2)
     channels = len(m.windows) * (2 * m.context_slices + 1) + m.position_channels
-    uneven = len(network.strides) != levels - 1 or len(network.kernels) != levels
+    strides, kernels = network.strides, network.kernels
+    least = {
+        "features": min(network.features, default=0), "se_ratio": network.se_ratio,
+        **{name: getattr(m.training, name) for name in ("epochs", "steps_per_epoch", "validate_every", "batch_size")},
+    }  # fmt: skip
     wrong = [
-        (uneven, f"{levels} features need as many kernels and one stride fewer"),
-        (any(n % k for n, k in zip(shape, multiples)), f"shape {shape} is no multiple of its strides' product {multiples}"),
+        (coarse == (m.axis is None), f"axis is {m.axis} in a {m.stage} member"),
+        (network.dimensions != dimensions, f"dimensions is {network.dimensions}, a {m.stage} member has {dimensions}"),
+        (coarse and m.organs != labels.organs, f"organs is {list(m.organs)}, a coarse member has all of the plan's"),
+        (levels > MOST_LEVELS, f"{levels} levels are more than {MOST_LEVELS}"),
+        (len(strides) + 1 != levels or len(kernels) != levels, f"{levels} features need as many kernels and one stride fewer"),
+        (any(len(k) != dimensions or min(k) < 1 for k in strides + kernels), f"strides and kernels need {dimensions} numbers from 1 up"),
         (network.in_channels != channels, f"in_channels is {network.in_channels}, but its input has {channels}"),
-        (m.training.steps_per_epoch < 1, f"steps_per_epoch is {m.training.steps_per_epoch}, at least 1 is needed"),
-        (m.training.batch_size < 1, f"batch_size is {m.training.batch_size}, at least 1 is needed"),
+        (network.out_channels != outputs, f"out_channels is {network.out_channels}, but it tells {outputs} apart"),
+        *((n < 1, f"{name} is {n}, at least 1 is needed") for name, n in least.items()),
+        (m.context_slices < 0, f"context_slices is {m.context_slices}, at least 0 is needed"),
         (any(w.high_hu <= w.low_hu for w in m.windows), "a window's high_hu is not above its low_hu"),
+        (any(w.std <= 0 for w in m.windows), "a window's std is not above 0"),
     ]
-    return [says for fails, says in wrong if fails]
+    return [says for fails, says in wrong if fails] or _unpoolable(m)
+
+
+def _unpoolable(m: MemberPlan) -> list[str]:
+    """Whether a member's shape is none that its network can pool."""
+    shape = m.shape if m.axis is None else tuple(m.shape[a] for a in IN_PLANE[m.axis])
+    multiples = divisors(m.network.strides, m.network.dimensions)
+    return [f"shape {shape} is no multiple of its strides' product {multiples}"] if any(n % k for n, k in zip(shape, multiples)) else []

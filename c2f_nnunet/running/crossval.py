@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..data.dataset import Case, Dataset
-from ..errors import C2FError, ModelError
+from ..errors import C2FError, ModelError, WorkspaceError
 from ..evaluation import folders
 from ..evaluation.figures import OverlayCase
 from ..evaluation.metrics import CaseScore, score
@@ -21,6 +21,7 @@ from ..evaluation.report import build_report, representative_cases, with_own_fla
 from ..inference.cascade import MERGE_SOURCES, Cascade, coarse_maps, merge, run_coarse, run_fine
 from ..inference.checks import Checked, as_rows
 from ..inference.fusion import FusionWeights, mean_weights
+from ..io import durable
 from ..io.images import Image, read_image, read_label, write_label
 from ..workspace import require_writable
 from . import viewing
@@ -61,6 +62,8 @@ def crossval(
         raise ModelError(f"{model.folder.root}: no fold has all its members trained; run c2f_train all 0 first")
     _check_others(model, others or {})
     require_writable(model.folder.crossval)
+    for part in ("", "predictions", "tables", "figures"):
+        durable.remove_leftovers(model.folder.crossval / part)
     cases = {c.id: c for c in dataset.training}
     notes, results, failed = _notes(model, folds, len(splits)), [], {}
     for fold in folds:
@@ -68,9 +71,11 @@ def crossval(
         for case_id in splits[fold].val:
             try:
                 results.append(score_case(cascade, held_out_case(cases, case_id), fold, model))
-            except C2FError as e:
-                log.error("%s", e)
-                failed[case_id] = str(e)
+            except WorkspaceError:  # a full disk is no fault of this case
+                raise
+            except (C2FError, MemoryError, RuntimeError) as e:  # RuntimeError: torch's and SimpleITK's
+                failed[case_id] = str(e) if isinstance(e, C2FError) else f"{case_id}: {type(e).__name__}: {e}"
+                log.error("%s", failed[case_id])
             on_case(case_id)
     if not results:
         raise ModelError(f"{model.folder.root}: no held-out case could be scored: {'; '.join(failed.values())}")

@@ -10,6 +10,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -19,7 +20,7 @@ from ..io import durable, records
 from ..io.records import record
 from ..planning.plan import read_plan
 from ..training import checkpoint
-from ..workspace import ModelFolder
+from ..workspace import ModelFolder, require_idle
 from .model import Model, load_network
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ MANIFEST_VERSION = 1
 LARGEST_ARCHIVE = 20 * 2**30
 LARGEST_MANIFEST = 16 * 2**20
 MOST_ENTRIES = 5000
+LARGEST_RECORD = 64 * 2**20  # of all but the weights, which are read whole before they can be checked
+SHRINKS = 4  # weights hardly do
 STAGING = ".import-"
 
 
@@ -51,11 +54,12 @@ def export_model(model: Model, target: Path, which: str = "best") -> int:
             load_network(model, m, fold, which, torch.device("cpu"))  # one that does not fit its plan must not be exported
             for kept in (which, "final"):  # 'final' is also the sign of a finished training
                 path = folder.run(m.name, fold).checkpoint(kept)
-                record, tensors = checkpoint.usable_files(path)  # the generation before, where the newest is damaged
+                record, tensors = checkpoint.usable_files(path)
                 files |= {_name(folder, path.with_name(f"{path.name}.json")): record, _name(folder, tensors): tensors}
             weights += 1
     if not weights:
         raise ModelError(f"{folder.root}: nothing is trained there yet; run c2f_train all all first")
+    durable.remove_leftovers(target.parent)
     reports = [f for f in (folder.crossval / "report.md",) if f.exists()]  # report.html shows every patient's scan: it stays
     files |= {_name(folder, f): f for f in (*sorted((folder.crossval / "tables").glob("*.csv")), *reports)}
     listed = {name: (durable.sha256(f), f.stat().st_size) for name, f in files.items()}
@@ -96,8 +100,9 @@ def import_model(archive_path: Path, results: Path, replace: bool = False) -> Mo
             target = ModelFolder(results / manifest.dataset / manifest.plan)
             if target.root.exists() and not replace:
                 raise ModelError(f"{target.root}: a model is there already; give --replace to put {archive_path.name} in its place")
+            require_idle(target.root)
             results.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f"{STAGING}{os.getpid()}-", dir=results) as staging:
+            with tempfile.TemporaryDirectory(prefix=f"{STAGING}{durable.owner()}-", dir=results) as staging:
                 staged = Path(staging) / "model"
                 for name, (digest, size) in manifest.files.items():
                     _extract(archive, name, staged / name, digest, size, archive_path)
@@ -137,7 +142,7 @@ class _Bounded(io.BufferedReader):
 def _remove_leftovers(results: Path) -> None:
     """Remove what killed imports left; a model that was moved aside and not replaced any more comes back."""
     for staging in results.glob(f"{STAGING}*") if results.is_dir() else []:
-        if durable.owner_lives(staging.name.removeprefix(STAGING)):
+        if not durable.is_abandoned(staging, STAGING):
             continue
         for model in staging.glob("replaced/*/*"):
             if not (target := results / model.relative_to(staging / "replaced")).exists():
@@ -147,9 +152,14 @@ def _remove_leftovers(results: Path) -> None:
 
 def _read_manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
     entries = archive.infolist()
-    if len(entries) > MOST_ENTRIES or sum(e.file_size for e in entries) > LARGEST_ARCHIVE:
-        gb = sum(e.file_size for e in entries) / 2**30
-        raise ModelError(f"{source}: holds {len(entries)} files of {gb:.1f} GB, too much for a model; this is not an exported model")
+    size = sum(e.file_size for e in entries)
+    largest = max((e.file_size for e in entries if not e.filename.endswith(".safetensors")), default=0)
+    most = min(LARGEST_ARCHIVE, SHRINKS * source.stat().st_size + LARGEST_RECORD)
+    if len(entries) > MOST_ENTRIES or size > most or largest > LARGEST_RECORD:
+        held = f"{len(entries)} files of {size / 2**30:.1f} GB"
+        raise ModelError(f"{source}: holds {held}, too much for a model; this is not an exported model")
+    if strange := [e.filename for e in entries if e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]:
+        raise ModelError(f"{source}: '{strange[0]}' is compressed in a way that no exported model is; get the file again")
     names = [e.filename for e in entries]
     if len(set(names)) != len(names):
         raise ModelError(f"{source}: holds two files of one name; this is not an exported model")
@@ -199,9 +209,9 @@ def _check_model(folder: ModelFolder, manifest: Manifest, source: Path) -> None:
         says = f"its plan is {plan.dataset}/{plan.name}, its manifest says {manifest.dataset}/{manifest.plan}"
         raise ModelError(f"{source}: {says}; do not trust this file")
     model, found = Model(folder, plan), 0
-    for m in plan.members:
-        for fold in model.trained_folds(m):
-            network = load_network(model, m, fold, "best", torch.device("cpu"))
+    for m, which in product(plan.members, ("best", "final")):
+        for fold in model.trained_folds(m, which):
+            network = load_network(model, m, fold, which, torch.device("cpu"))
             if not all(torch.isfinite(v).all() for v in network.state_dict().values() if v.is_floating_point()):
                 member = f"{m.name} fold {fold}"
                 raise ModelError(f"{source}: {member} has weights that are NaN or infinite; export it again from a sound training")

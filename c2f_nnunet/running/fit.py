@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from .members import stored_of
 from .model import Model, build_cascade, held_out_case
 
 log = logging.getLogger(__name__)
+TEMPORARY = ".fit-"
 OnCase = Callable[[str], None]
 
 
@@ -66,8 +68,10 @@ def fit_fusion(
     """
     members = model.plan.coarse.members
     folds = complete_folds(model, members, which)
+    inputs = model.inputs_hash(members, folds, which)  # as they are now: one trained again meanwhile makes the fit due again
     splits, organs = model.splits(), model.plan.labels.organs
-    with tempfile.TemporaryDirectory(prefix=".fit-", dir=model.folder.root) as folder:
+    _remove_leftovers(model)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=model.folder.root) as folder:
         saved: list[Callable[[], FitCase]] = []
         for fold in folds:
             cascade, _ = build_cascade(model, (fold,), which, device, stage="coarse")
@@ -75,7 +79,6 @@ def fit_fusion(
                 saved.append(_save_views(cascade, volume, Path(folder)))
                 on_case(volume.record.case)
         weights = fit(lambda: (load() for load in saved), organs, tuple(m.name for m in members))
-    inputs = model.inputs_hash(members, folds, which)
     done = replace(model.fusion, version=FUSION_VERSION, coarse=weights, folds=folds, coarse_inputs=inputs)
     records.write(model.folder.fusion, done)
     return done
@@ -97,7 +100,9 @@ def fit_merge(
 ) -> FusionFile:
     """Fit each organ's say of the fine and the coarse stage, whether cleaning up helps and what a miss means; write fusion.json."""
     folds, splits, organs = complete_folds(model, model.plan.members, which), model.splits(), model.plan.labels.organs
-    with tempfile.TemporaryDirectory(prefix=".fit-", dir=model.folder.root) as folder:
+    inputs = model.inputs_hash(model.plan.members, folds, which)
+    _remove_leftovers(model)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=model.folder.root) as folder:
         saved: dict[str, list[SavedMaps]] = {o: [] for o in organs}
         found: dict[str, list[bool]] = {o: [] for o in organs}
         for fold in folds:
@@ -114,12 +119,17 @@ def fit_merge(
     ids = tuple(sorted({i for w in first for i in w.fitted_on}))
     table = tuple(tuple(w.weights[s][0] for w in first) for s in range(len(MERGE_SOURCES)))
     weights = FusionWeights(organs, MERGE_SOURCES, table, tuple(w.bias[0] for w in first), ids, tuple(s for w in first for s in w.scores))
-    inputs = model.inputs_hash(model.plan.members, folds, which)
     presence = count_presence(records.read(Fingerprint, model.folder.fingerprint), found)
     fitted_now = {"merge": weights, "clean": clean, "merge_inputs": inputs, "presence": presence, "held_out": held_out}
     done = replace(model.fusion, folds=folds, **fitted_now)
     records.write(model.folder.fusion, done)
     return done
+
+
+def _remove_leftovers(model: Model) -> None:
+    """Remove the maps of fits that were killed: fits are made one at a time (c2f_train holds the model folder's lock)."""
+    for folder in model.folder.root.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def count_presence(fingerprint: Fingerprint, found: Mapping[str, list[bool]]) -> tuple[Presence, ...]:

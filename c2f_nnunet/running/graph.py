@@ -75,15 +75,37 @@ def next_job(folder: ModelFolder, task: Task, options: TrainOptions, seconds: fl
     if not is_group and started and not options.go_on:
         require_unlocked(run.root, "a training")
         raise TrainingError(f"{run.root}: an unfinished training is there; go on with --c, or move the folder away to start again")
-    if not is_group and options.go_on and not started:
+    if options.go_on and not started and (not is_group or run.log.exists()):  # a group's member may not have been begun yet
         raise TrainingError(f"{run.root}: no checkpoint to continue from; leave --c out to start this training")
     if started and not run.settings.exists():
         remedy = "put it back, or move the folder away to start again"
         raise TrainingError(f"{run.settings}: a checkpoint is there, but not the settings that it was started with; {remedy}")
     if started:
         recorded = records.read(TrainSettings, run.settings)
+        if ignored := _ignored(options, recorded):
+            log.warning("%s: goes on with the settings that it was started with, so %s changes nothing", run.root, " and ".join(ignored))
         return Job(task.member, task.fold, replace(recorded, device=options.device, workers=fresh.workers), True)
     return Job(task.member, task.fold, fresh, False)
+
+
+def _ignored(options: TrainOptions, recorded: TrainSettings) -> list[str]:
+    """The options given that are others than those a training was started with."""
+    training = recorded.training
+    given = {
+        "--epochs": (options.epochs, training.epochs), "--batch_size": (options.batch_size, training.batch_size),
+        "--lr": (options.learning_rate, training.learning_rate), "-pretrained_weights": (options.pretrained, recorded.pretrained),
+        "--seed": (options.seed or None, recorded.seed), "-num_gpus": (options.world if options.world > 1 else None, recorded.world),
+        "--minutes": (options.minutes if recorded.seconds is None else None, None),
+    }  # fmt: skip
+    return [name for name, (wanted, was) in given.items() if wanted is not None and wanted != was]
+
+
+def require_begun(folder: ModelFolder, todo: list[Task]) -> None:
+    """TrainingError where --c is given and not one of these trainings has a checkpoint: nothing must start anew unasked."""
+    runs = [folder.run(t.member.name, t.fold) for t in todo if t.member]
+    if not any(is_finished(run) or checkpoint.exists(run.checkpoint("latest")) for run in runs):
+        named = ", ".join(dict.fromkeys(f"{run.root.parent.name}/{run.root.name}" for run in runs))
+        raise TrainingError(f"{folder.root}: no checkpoint to continue from in {named}; leave --c out to start these trainings")
 
 
 class TimeBudget:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..data.splits import Split
 from ..data.store import Store, StoredVolume
-from ..errors import TrainingError
+from ..errors import DatasetError, TrainingError
 from ..evaluation.figures import progress_figure
 from ..evaluation.metrics import dsc
 from ..inference.member import predict_crop, predict_volume
@@ -104,12 +104,20 @@ def memory_stated(run: RunFolder, settings: TrainSettings):
 
 def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolder, where: Place, hooks: Hooks) -> Progress:
     member = job.member
-    training, held_out = Store(store.volumes(member.volumes)).of_cases(split.train), stored_of(store, member, split.val)
+    training, held_out = (stored_of(store, member, cases) for cases in (split.train, split.val))
+    if not training:
+        lacking = f"none of the {len(split.train)} training cases of this fold shows {' or '.join(member.organs)}, nor its place"
+        raise DatasetError(f"{run.root}: {lacking}; share the cases out by a splits_final.json of your own, or leave the organ out")
     if not held_out:
         log.warning("%s: no held-out case has %s; the newest weights count as the best", run.root, " or ".join(member.organs))
+    # of many volumes this takes minutes; several processes stop together, at their first step
+    stop = hooks.should_stop if where.world == 1 else lambda: False
     for volume in training + held_out:
+        _stop_if(stop)
         volume.verify()
     cached = CachedVolumes(training, CACHE_SHARE * machine_memory_gb())
+    if job.settings.workers:
+        cached.load(lambda: _stop_if(stop))
     source = SliceSource(member, plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
     validate = validation(plan, member, CachedVolumes(held_out, CACHE_SHARE * machine_memory_gb()), where.device, hooks.should_stop)
 
@@ -119,6 +127,11 @@ def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolde
         hooks.on_epoch(rows)
 
     return train(member, job.settings, source, run, validate, where, job.go_on, replace(hooks, on_epoch=after_epoch))
+
+
+def _stop_if(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise Interrupted
 
 
 def validation(
@@ -142,8 +155,7 @@ def validation(
     def validate(network: nn.Module) -> dict[str, float | None]:
         found: dict[str, list[float]] = {organ: [] for organ in member.organs}
         for i in range(len(held_out.volumes)):
-            if should_stop():
-                raise Interrupted
+            _stop_if(should_stop)
             for organ, value in counts_of(network, i).items():
                 if value is not None:
                     found[organ].append(value)
@@ -162,6 +174,5 @@ def dice_by_organ(truth: np.ndarray, prediction: np.ndarray, channel: dict[str, 
 
 
 def stored_of(store: StoreFolder, member: MemberPlan, cases) -> tuple[StoredVolume, ...]:
-    """A member's stored volumes of these cases; none where no case has its organs."""
-    wanted = set(cases)
-    return tuple(v for v in Store(store.volumes(member.volumes)).read() if v.record.case in wanted)
+    """A member's stored volumes of these cases; none where its organs are known in no case."""
+    return Store(store.volumes(member.volumes)).of_cases(cases)

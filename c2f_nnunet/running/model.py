@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..data.dataset import Case
+from ..data.fingerprint import Fingerprint
 from ..data.splits import Split, make_splits, read_splits, write_splits
 from ..errors import DatasetError, ModelError
 from ..inference.cascade import Cascade
@@ -35,8 +36,15 @@ class Model:
 
     @property
     def fusion(self) -> FusionFile:
-        """fusion.json, or an empty one where nothing was fitted yet."""
-        return read_fusion(self.folder.fusion) if self.folder.fusion.exists() else FusionFile(FUSION_VERSION, None, None, ())
+        """fusion.json, or an empty one where nothing was fitted yet; ModelError where it is of other organs than the plan."""
+        if not self.folder.fusion.exists():
+            return FusionFile(FUSION_VERSION, None, None, ())
+        found = read_fusion(self.folder.fusion)
+        for weights in filter(None, (found.coarse, found.merge)):
+            if weights.organs != self.plan.labels.organs:
+                theirs, ours = ", ".join(weights.organs), ", ".join(self.plan.labels.organs)
+                raise ModelError(f"{self.folder.fusion}: was fitted for {theirs}, the plan has {ours}; remove it and run c2f_train again")
+        return found
 
     def splits(self) -> tuple[Split, ...]:
         """splits_final.json; made by nnU-Net's rule where it is not there."""
@@ -49,6 +57,12 @@ class Model:
         """Folds whose training of this member is finished (has its final checkpoint)."""
         folds = sorted(int(f.name[5:]) for f in (self.folder.root / member.name).glob("fold_*") if f.name[5:].isdigit())
         return tuple(f for f in folds if all(checkpoint.exists(self.folder.run(member.name, f).checkpoint(w)) for w in {"final", which}))
+
+    def result_hash(self, found: Mapping[str, tuple[int, ...]], which: str, flips: bool) -> str:
+        """Hash of all that decides what the cascade of these members' folds predicts: plan, weights, fits, mirroring."""
+        parts = [self.inputs_hash((self.plan.member(name),), folds, which) for name, folds in found.items()]
+        parts += [records.to_text(self.plan), records.to_text(self.fusion), str(flips)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def inputs_hash(self, members: tuple[MemberPlan, ...], folds: tuple[int, ...], which: str) -> str:
         """Hash of the checkpoints of these members and folds: changes when any is trained again."""
@@ -69,7 +83,7 @@ def open_model(folder: ModelFolder) -> Model:
 
 def trained_on(folder: ModelFolder) -> tuple[str, ...]:
     """The training cases, from the fingerprint."""
-    return tuple(c["id"] for c in records.read_json(folder.fingerprint)["cases"])
+    return tuple(c.id for c in records.read(Fingerprint, folder.fingerprint).cases)
 
 
 def patients_of(folder: ModelFolder) -> dict[str, str]:
@@ -84,11 +98,9 @@ def held_out_case(cases: Mapping[str, Case], case_id: str) -> Case:
 
 
 def load_network(model: Model, member: MemberPlan, fold: int, which: str, device: torch.device) -> nn.Module:
-    """One trained network in eval mode."""
+    """One trained network in eval mode; ModelError where its newest weights are damaged: older ones would be another network."""
     path = model.folder.run(member.name, fold).checkpoint(which)
-    tensors, _, warning = checkpoint.load(path)
-    if warning:
-        log.warning("%s", warning)
+    tensors, _, _ = checkpoint.load(path, newest_only=True)
     with torch.device("meta"):  # without memory: a foreign plan may ask for a network of any size
         fitting_weights(build_network(member.network), tensors, "average.", str(path))
     network = build_network(member.network)
@@ -126,6 +138,13 @@ def _checked(networks: FoldNetworks) -> FoldNetworks | list[nn.Module]:
     return networks
 
 
+def _require_checkpoint(model: Model, which: str) -> None:
+    """ModelError where the views have only the other kind of checkpoint, as in a model that was exported so."""
+    other, views = "final" if which == "best" else "best", model.plan.coarse.members
+    if not any(model.trained_folds(m, which) for m in views) and any(model.trained_folds(m, other) for m in views):
+        raise ModelError(f"{model.folder.root}: holds no checkpoint_{which}, only checkpoint_{other}; give -chk {other}")
+
+
 def build_cascade(
     model: Model, folds: tuple[int, ...] | None, which: str, device: torch.device, flips: bool = True, stage: str = "fine"
 ) -> tuple[Cascade, dict[str, tuple[int, ...]]]:
@@ -133,6 +152,7 @@ def build_cascade(
 
     ModelError where no view is trained, or a fold that was asked for is missing from a member that others have.
     """
+    _require_checkpoint(model, which)
     members = model.plan.coarse.members + (model.plan.fine.members if stage == "fine" else ())
     found: dict[str, tuple[int, ...]] = {}
     for m in members:
@@ -152,4 +172,5 @@ def build_cascade(
         log.warning("%s: not trained and left out: %s", model.folder.root, ", ".join(missing))
     networks = {m.name: _checked(FoldNetworks(model, m, found[m.name], which, device)) for m in members if m.name in found}
     fusion = model.fusion
-    return Cascade(model.plan, networks, fusion.coarse, fusion.merge, device, flips, fusion.presence), found
+    made_of = model.result_hash(found, which, flips)
+    return Cascade(model.plan, networks, fusion.coarse, fusion.merge, device, flips, fusion.presence, made_of), found

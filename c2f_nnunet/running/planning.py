@@ -16,7 +16,7 @@ from ..io import durable, records
 from ..planning.budget import Budget
 from ..planning.plan import Plan, read_plan
 from ..planning.planner import REFERENCE_PLANS, choose_plan
-from ..workspace import ModelFolder, StoreFolder, machine_memory_gb
+from ..workspace import ModelFolder, StoreFolder, machine_memory_gb, require_idle
 
 log = logging.getLogger(__name__)
 GPU_TARGET_GB = 8.0  # nnU-Net's default
@@ -53,8 +53,8 @@ def choose(wanted: str, dataset: Dataset, found: Fingerprint, target_gb: float |
 def write(folder: ModelFolder, plan: Plan, found: Fingerprint, dataset: Dataset, preprocessed: Path) -> None:
     """plan.json, fingerprint.json, dataset.json and splits_final.json of the model folder.
 
-    PlanError where members were trained there with a different plan: they would no longer fit. A splits_final.json that a
-    user put into the preprocessed data set's folder (as with nnU-Net) is taken over.
+    PlanError where members were trained there with a different plan: they would no longer fit. Locked where one is in its first
+    epoch. A splits_final.json that a user put into the preprocessed data set's folder (as with nnU-Net) is taken over.
     """
     trained = sorted({p.parent.parent.name for p in folder.root.glob("*/fold_*/checkpoint_*.json")})
     if trained and folder.plan.exists() and _without_rules(records.plain(read_plan(folder.plan))) != _without_rules(records.plain(plan)):
@@ -62,12 +62,16 @@ def write(folder: ModelFolder, plan: Plan, found: Fingerprint, dataset: Dataset,
             f"{folder.plan}: {', '.join(trained)} were trained with another plan than the one derived now; "
             f"move {folder.root} away, or give -pl {folder.plan} to keep that plan"
         )
+    if not trained:
+        require_idle(folder.root)  # a training that has no checkpoint yet
+    durable.remove_leftovers(folder.root)
     records.write(folder.fingerprint, found)
     durable.write_bytes(folder.dataset_json, (dataset.root / "dataset.json").read_bytes())
     cases = tuple(c.id for c in dataset.training)
     own = preprocessed / "splits_final.json"
     if own.exists():
-        write_splits(folder.splits, read_splits(own, cases))
+        if write_splits(folder.splits, wanted := read_splits(own, cases)) != wanted:
+            log.warning("%s: other folds than those of %s, which stand; remove that file to have them taken over", own, folder.splits)
     else:
         try:
             write_splits(folder.splits, make_splits(cases, dataset.patients))

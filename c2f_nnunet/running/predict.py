@@ -90,21 +90,29 @@ def predict_cases(
     before_gb = peak_memory_gb()
     for case in cases:
         target = output_path(out, case, options)
-        if options.continue_prediction and is_complete(target, case, options):
+        if options.continue_prediction and is_complete(target, case, options, cascade.made_of):
             log.info("%s: there already, skipped", target)
         else:
             try:
                 done.append(predict_case(cascade, case, target, options, before_gb))
             except WorkspaceError:  # a full disk is no fault of this case, and would be met again at the next
                 raise
-            except (C2FError, MemoryError, RuntimeError) as e:  # RuntimeError: torch's and SimpleITK's
-                why = str(e) or type(e).__name__
-                if isinstance(e, MemoryError):
-                    why = f"{place_of(case.image)}: the memory is too small for it ({why}); free some, or crop the scan"
-                log.error("%s: skipped: %s", case.id, why)
+            except Exception as e:  # whatever it is, it must not cost the other cases
+                why = _why(case, e)
+                log.error("%s: skipped: %s", case.id, why, exc_info=not isinstance(e, (C2FError, MemoryError, RuntimeError)))
                 done.append(Predicted(case.id, (), {}, why))
         on_case(case.id)
     return done
+
+
+def _why(case: Case, e: Exception) -> str:
+    """Why a case failed, in a sentence."""
+    if isinstance(e, C2FError):
+        return str(e)
+    told = str(e) or type(e).__name__
+    if isinstance(e, MemoryError):
+        return f"{place_of(case.image)}: the memory is too small for it ({told}); free some, or crop the scan"
+    return f"{place_of(case.image)}: cannot be predicted ({type(e).__name__}: {told}); export it again, or report this"
 
 
 def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOptions, before_gb: float = 0.0) -> Predicted:
@@ -132,7 +140,8 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
         _write_probabilities(target, cascade.plan.labels.organs, keep, image)
     _write_dicom(target, cascade.plan.labels, ids, image, series, options)
     hashes |= {f"{name}_sha256": durable.sha256(_extra_path(target, name)) for name in options.extras}
-    records.write(note_path(target), {"case": case.id, "stage": options.stage, **hashes, "organs": result.reports, "checks": checks})
+    made = {"case": case.id, "stage": options.stage, "model": cascade.made_of, **hashes}
+    records.write(note_path(target), made | {"organs": result.reports, "checks": checks})
     clock.lap("write")
     return Predicted(case.id, result.reports, clock.seconds, checks=checks)
 
@@ -150,11 +159,11 @@ def _extra_path(target: Path, name: str) -> Path:
     return note.with_name(note.name.removesuffix(".json") + EXTRAS[name])
 
 
-def is_complete(target: Path, case: Case, options: PredictOptions) -> bool:
-    """Whether a result is whole, of this very input and of the stage asked for, with all the files that are wanted beside it."""
+def is_complete(target: Path, case: Case, options: PredictOptions, model: str) -> bool:
+    """Whether a result is whole, of this very input, model and stage, with all the files that are wanted beside it."""
     try:
         note = records.read_json(note_path(target))
-        if note["stage"] != options.stage:
+        if (note["stage"], note["model"]) != (options.stage, model):
             return False
         if any(note[f"{name}_sha256"] != durable.sha256(_extra_path(target, name)) for name in options.extras):
             return False

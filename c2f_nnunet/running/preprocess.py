@@ -61,9 +61,9 @@ def source_hash(case: Case) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
-def volume_ids(case: str, member: MemberPlan, known: tuple[str, ...]) -> list[str]:
-    """Ids of the volumes that a case has in a member's folder: one, or one per organ of a fine member."""
-    return [case] if member.stage == "coarse" else [f"{case}__{o}" for o in member.organs if o in known]
+def crop_id(case: str, organ: str) -> str:
+    """The id, which is a file's name, of one organ's crop of a case."""
+    return f"{case}__{organ.replace('/', '_')}"
 
 
 def preprocess_case(case: Case, plan: Plan, store: StoreFolder, members: tuple[MemberPlan, ...]) -> Done:
@@ -129,7 +129,7 @@ def _make_volume(store: Store, case: Case, member: MemberPlan, plan: Plan, sourc
 def _make_crops(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str, image, channels, known) -> None:
     written = []
     for organ in member.organs:
-        volume_id = f"{case.id}__{organ}"
+        volume_id = crop_id(case.id, organ)
         store.remove(volume_id)
         mask, place = channels == plan.labels.organs.index(organ) + 1, None
         if organ in known and not mask.any():

@@ -3,7 +3,7 @@
 For the path P (without an ending), beside each other:
   P.<8 hex>.safetensors   the tensors, named by their content
   P.json                  {"tensors": {"file", "sha256"}, "state": …, "sha256": of the two}; names the tensors that belong to it
-  P.prev.json             the generation before, with its own tensors file; taken where the newest is damaged
+  P.prev.json             the generation before, with its own tensors file; a training goes on from it where the newest is damaged
 Tensors are written first and only then named by a JSON, whose rename is the one moment at which the new generation counts.
 """
 from __future__ import annotations
@@ -50,11 +50,11 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict) -> None:
         _remove_unnamed(path)
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict, str | None]:
+def load(path: Path, newest_only: bool = False) -> tuple[dict[str, Tensor], dict, str | None]:
     """(tensors on the CPU, state, warning) of the checkpoint P = path (without an ending).
 
     The warning is None, or says why the newest generation was passed over for the one before. ModelError where neither
-    is usable.
+    is usable; newest_only: where the newest is not, since a training can make up for an older one, but a prediction cannot.
     """
     newest, previous = _json_paths(path)
     if not exists(path):
@@ -62,6 +62,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict, str | None]:
     try:
         return *_read(newest), None
     except ModelError as damage:
+        if newest_only:
+            raise ModelError(f"{damage}; train this member again") from None
         try:
             found = _read(previous)
         except ModelError as also:

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Iterator
+from typing import Callable, Iterator
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from ..data.store import StoredVolume
 from ..errors import DatasetError, TrainingError
 from ..geometry import Box
+from ..io.processes import end_with_parent
 from ..labels import LabelSet
 from ..planning.plan import MemberPlan
 from ..preparing.crops import is_symmetric
@@ -55,9 +56,10 @@ class CachedVolumes:
             self._kept[index, kind] = getattr(self.volumes[index], kind)[:]
         return self._kept[index, kind]
 
-    def load(self) -> None:
-        """Fill the cache now (before workers fork, so that they share it)."""
+    def load(self, before_each: Callable[[], None] = lambda: None) -> None:
+        """Fill the cache now (before workers fork, so that they share it); before_each: called before each volume, may raise."""
         for i in range(len(self.volumes)) if self.keeps else []:
+            before_each()
             self.array(i, "image"), self.array(i, "labels")
 
 
@@ -171,7 +173,7 @@ class Batches(SlimDataLoaderBase):
         torch.set_num_threads(1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
-        threading.Thread(target=_end_with_parent, args=(self.owner,), daemon=True).start()
+        end_with_parent(self.owner)
 
     def generate_train_batch(self) -> dict:
         step = self.first_step + self.thread_id + self.made * self.number_of_threads_in_multithreaded
@@ -198,13 +200,6 @@ class Batches(SlimDataLoaderBase):
             samples.append((image.numpy(), target[0].numpy(), known.numpy()))
         images, targets, knowns = (np.stack(part) for part in zip(*samples))
         return {"image": images, "target": targets, "known": knowns, "step": step}
-
-
-def _end_with_parent(parent: int) -> None:
-    """A worker whose training process was killed, perhaps before the worker began, would wait for ever to hand over its batch."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 class Workers(MultiThreadedAugmenter):

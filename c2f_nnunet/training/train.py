@@ -128,7 +128,7 @@ def train(
             return _to_the_end(state, settings, source, run, validate, where, hooks)
         except NotFinite as e:
             if state.progress.rate_factor < 1.0:
-                raise TrainingError(f"{run.root}: {e}; lower the learning rate with --lr") from None
+                raise TrainingError(f"{run.root}: {e}; move the folder away and start again with a lower --lr") from None
             state = started(checkpoint.exists(run.checkpoint("latest")))
             state.progress.rate_factor, state.progress.elapsed_s = RATE_AFTER_FAILURE, time.monotonic() - began
             log.warning("%s: %s; once more from step %d with a tenth of the learning rate", run.root, e, state.progress.step)

@@ -48,6 +48,20 @@ def test_exit_codes(error, code, capsys):
     assert capsys.readouterr().err == ("interrupted\n" if code == 130 else "error: sentence\n")
 
 
+@pytest.mark.parametrize("error, told", [
+    (PermissionError(13, "Permission denied", "/data/raw"), "/data/raw: Permission denied; check that it is there, its permissions and"),
+    (OSError("1600 requested and 0 written"), "1600 requested and 0 written; check that"),  # numpy on a full disk
+    (MemoryError("Unable to allocate 3 GiB"), "the memory is too small (Unable to allocate 3 GiB); free some"),
+    (MemoryError(), "the memory is too small (no more is given); free some"),
+])  # fmt: skip
+def test_what_the_system_refuses_is_a_stated_error(error, told, capsys):
+    def body(args):
+        raise error
+
+    assert entry(lambda: new_parser("c2f_x", "about", "c2f_x"), body)([]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
 def test_a_body_without_a_result_is_done():
     assert entry(lambda: new_parser("c2f_x", "about", "c2f_x"), lambda args: None)([]) == 0
 
@@ -87,6 +101,26 @@ def test_a_signal_asks_to_stop_once():
     again = StopRequest()
     os.kill(os.getpid(), signal.SIGINT)
     assert again() and again.exit_code == 130
+
+
+def test_a_signal_stops_at_once_where_asked_for():
+    stop, seen = StopRequest(), []
+    with pytest.raises(ZeroDivisionError):
+        with stop.at_once(ZeroDivisionError):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                seen.append("after the first signal")
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)  # while all is put in order: no further harm
+                seen.append("in order")
+    assert seen == ["in order"] and stop.exit_code == 143
+    with pytest.raises(ZeroDivisionError), stop.at_once(ZeroDivisionError):  # one that came before counts
+        seen.append("begun")
+    again = StopRequest()
+    with again.at_once(ZeroDivisionError):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)  # and one that comes after is only noted
+    assert again() and seen == ["in order"]
 
 
 def test_help_imports_nothing_heavy_and_says_nothing_else():

@@ -14,7 +14,7 @@ from c2f_nnunet.inference.cascade import OrganReport
 from c2f_nnunet.inference.agreement import Evidence
 from c2f_nnunet.inference.checks import Check, Checked
 from c2f_nnunet.inference.fusion import FUSION_VERSION, FusionFile
-from c2f_nnunet.io import records
+from c2f_nnunet.io import durable, records
 from c2f_nnunet.running import model
 from c2f_nnunet.running import predict as running
 from c2f_nnunet.running.predict import Predicted, PredictOptions
@@ -177,7 +177,7 @@ def test_the_label_names_go_with_the_label_maps(tiny_planned, predicted, out):
 
 def test_leftovers_of_a_killed_run_are_removed(tiny_planned, predicted, out):
     out.mkdir()
-    (out / ".tmp-c2f-999999-1-s0.nii.gz").write_text("cut")
+    (out / f"{durable.TEMPORARY_MARK}999999-{durable.HOST}-1-s0.nii.gz").write_text("cut")
     done(tiny_planned, out)
     assert [f.name for f in out.iterdir()] == ["dataset.json"]
 

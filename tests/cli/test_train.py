@@ -1,6 +1,8 @@
 """c2f_train: each option in the training that starts, the order of the work, what is shown, and how it ends."""
 import os
 import signal
+import socket
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from c2f_nnunet.running import engines, fit, graph, members, model
 from c2f_nnunet.training import checkpoint
 from c2f_nnunet.training.state import Progress
 from c2f_nnunet.training.train import Interrupted
+from c2f_nnunet.workspace import lock
 
 ROW = {"epoch": 0, "train_loss": 0.5}
 
@@ -202,6 +205,48 @@ def test_what_keeps_a_fit_from_being_made_is_said(tiny_planned, trainings, capsy
     assert "merge weights: not fitted yet, no fold has all of 2d_top, 2d_front, 2d_side, 3d_Gland, 3d_Stem trained" in shown
 
 
+@pytest.fixture
+def due(monkeypatch):
+    """Makes a fit due: due("fusion", what stands for it)."""
+
+    def due(kind: str, stand_in) -> None:
+        monkeypatch.setattr(fit, f"{kind}_is_due", lambda model: True)
+        monkeypatch.setattr(fit, f"fit_{kind}", stand_in)
+
+    return due
+
+
+def test_a_fit_waits_for_that_of_another_process(tiny, trainings, due, monkeypatch, capsys):
+    """Folds that are trained side by side end side by side; fusion.json is one file."""
+    organs, held = tiny.model.plan.labels.organs, []
+    weights = replace(mean_weights(organs, MERGE_SOURCES), fitted_on=("t2",))
+    fitted = FusionFile(FUSION_VERSION, None, weights, (0,))
+    due("merge", lambda *args, **named: held.append((tiny.folder.root / ".lock").exists()) or fitted)
+    other = lock(tiny.folder.root, "fitting of the fusion weights")
+    other.__enter__()
+    monkeypatch.setattr(train.time, "sleep", lambda seconds: other.__exit__(None, None, None))
+    assert train.main(tiny.args("3d_Stem", 0, "-device", "cpu")) == 0
+    shown = capsys.readouterr().out
+    assert held == [True] and not (tiny.folder.root / ".lock").exists()
+    assert "merge weights: waiting: " in shown and f"is already running on {socket.gethostname()} (pid {os.getpid()})" in shown
+    assert shown.index("waiting") < shown.index("merge weights, fitted on 1 held-out cases")
+
+
+def test_a_signal_ends_a_fit_at_once(tiny, trainings, due, capsys):
+    """Not after the case at hand, whose cascade may take longer than a signal may wait."""
+    ended = []
+
+    def fit_fusion(*args, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)  # where the signal arrives at the latest
+        ended.append("after the signal")
+
+    due("fusion", fit_fusion)
+    assert train.main(tiny.args("coarse", 0, "-device", "cpu")) == 143
+    assert "fusion weights: stopped; the same command fits them" in capsys.readouterr().out
+    assert not ended and not (tiny.folder.root / ".lock").exists()
+
+
 # --val
 
 
@@ -249,7 +294,7 @@ def test_a_failed_training_ends_with_1_and_nothing_more_is_started(tiny_planned,
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
-def test_a_signal_ends_the_training_after_a_checkpoint(tiny_planned, trainings, capsys, number, code):
+def test_a_signal_ends_the_training_after_a_checkpoint(tiny, trainings, capsys, number, code):
     def act(hooks):
         assert not hooks.should_stop()
         os.kill(os.getpid(), number)
@@ -257,10 +302,13 @@ def test_a_signal_ends_the_training_after_a_checkpoint(tiny_planned, trainings, 
         raise Interrupted
 
     trainings.act = act
-    assert train.main(tiny_planned.args("all", 0, "-device", "cpu")) == code
+    assert train.main(tiny.args("all", 0, "-device", "cpu")) == code
     assert titles(trainings) == ["2d_top 0"]
-    told = "2d_top fold 0: stopped after a checkpoint; go on with the same command and --c"
-    assert told in capsys.readouterr().out
+    assert "2d_top fold 0: stopped before its first step; the same command starts it again" in capsys.readouterr().out
+    checkpoint.save(tiny.folder.run("2d_front", 0).checkpoint("latest"), {}, {})
+    records.write(tiny.folder.run("2d_front", 0).settings, trainings.calls[0].job.settings)
+    assert train.main(tiny.args("2d_front", 0, "-device", "cpu", "--c")) == code
+    assert "2d_front fold 0: stopped after a checkpoint; go on with the same command and --c" in capsys.readouterr().out
 
 
 def test_a_signal_in_a_members_last_moment_starts_no_further_one(tiny_planned, trainings):
@@ -281,6 +329,8 @@ def test_wrong_members_folds_and_checkpoints(tiny_planned, fails):
     for fold in (2, "al", "-1"):
         assert f"fold '{fold}': there are folds 0 to 1; give one of them or 'all'" in error("all", fold)
     assert "2d_top/fold_0: no checkpoint to continue from; leave --c out" in error("2d_top", 0, "--c")
+    for group in (("all", 0), ("fine", "all"), ("2d_top", "all")):
+        assert "no checkpoint to continue from in " in error(*group, "--c")
     assert "none of the members asked for is trained; leave --val out" in error("2d_top", 0, "--val")
     assert "-pretrained_weights nothing.json: no checkpoint there" in error("2d_top", 0, "-pretrained_weights", "nothing.json")
 

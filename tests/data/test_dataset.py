@@ -222,3 +222,11 @@ def test_real_data_sets(real_data):
     assert (len(partial.training), len(partial.test)) == (24, 0)
     assert partial.training[0].id == "hn_003"
     assert partial.training[0].annotated == ("BrainStem", "SpinalCord", "Parotid_R", "Parotid_L")
+
+
+@pytest.mark.parametrize("name", ["dataset", "Checks", "summary"])
+def test_a_scan_whose_notes_would_lie_over_our_own_files_is_refused(tmp_path, name):
+    for case in ("a", name):
+        (tmp_path / f"{case}_0000.nii.gz").touch()
+    with pytest.raises(DatasetError, match=f"{name}_0000.nii.gz would have its notes in {name}.json, which c2f_nnunet writes; rename it"):
+        prediction_cases(tmp_path, ".nii.gz")

@@ -57,7 +57,7 @@ def test_row_19_a_loss_that_is_nan_before_any_checkpoint(tiny):
 def test_row_19_a_loss_that_is_nan_twice(tiny):
     code, printed = train(tiny, before=(spoiled_loss(30, 45),))
     assert code == 1 and "error: " in printed and "3d_Stem/fold_0: the loss became nan in epoch " in printed
-    assert "; lower the learning rate with --lr" in printed and not checkpoint.exists(folder(tiny).checkpoint("final"))
+    assert "; move the folder away and start again with a lower --lr" in printed and not checkpoint.exists(folder(tiny).checkpoint("final"))
     tensors, _, _ = checkpoint.load(folder(tiny).checkpoint("latest"))
     assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
 

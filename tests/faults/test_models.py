@@ -64,7 +64,7 @@ def member(plan):
     (planned(lambda p: member(p)["training"]["loss"].update(name="evil.Loss")), "name: Input should be 'dice_ce'"),
     (planned(lambda p: p.update(version=99)), "version"),
     (planned(lambda p: member(p)["network"].update(features=[6, 24])), UNFIT),
-    (planned(lambda p: member(p)["network"].update(out_channels=9)), UNFIT),
+    (planned(lambda p: member(p)["network"].update(out_channels=9)), "3d_Stem: out_channels is 9, but it tells 2 apart"),
     (planned(lambda p: member(p)["network"].update(features=[6, 10**7])), UNFIT),  # a terabyte
     (planned(lambda p: p["coarse"]["members"][0]["network"].update(features=[8, 10**9])), "its plan describes a network that cannot be"),
     (weights(lambda t, k: t.update({k: torch.full_like(t[k], float("nan"))})), "3d_Stem fold 0 has weights that are NaN or infinite"),

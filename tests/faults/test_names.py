@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from c2f_nnunet.cli import evaluate, import_model
+from c2f_nnunet.data.store import Store
 from c2f_nnunet.running.export import export_model
 from tests.faults.inputs import edit_json, error, plan, segment, state
 from tests.faults.processes import run, without_roots_rights
@@ -104,6 +105,11 @@ def test_row_38_names_of_organs(tiny_raw, tmp_path, capsys, organ):
     else:
         made = json.loads(tiny.folder.plan.read_text())
         assert organ in made["labels"]["organs"] and len(list(tiny.store.root.iterdir())) == 3
+        member = next(m for m in tiny.model.plan.members if m.organs == (organ,))
+        volumes = Store(tiny.store.volumes(member.volumes)).read()
+        assert {v.record.case for v in volumes} == {f"t{i}" for i in range(7)}  # each case has its own
+        for volume in volumes:
+            volume.verify()
 
 
 def run_bound_by_permissions(printed: Path, calls: list) -> list[tuple[int, str]]:

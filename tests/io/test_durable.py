@@ -51,11 +51,20 @@ def test_write_once_where_files_cannot_be_linked(tmp_path, monkeypatch):
 
 
 def test_leftovers_of_the_dead_are_removed(tmp_path):
-    dead, alive, other = f"{durable.TEMPORARY_MARK}4194999-1-a.json", f"{durable.TEMPORARY_MARK}{os.getppid()}-1-a.json", "a.json"
-    for name in (dead, alive, other):
+    dead, alive = (f"{durable.TEMPORARY_MARK}{pid}-{durable.HOST}-1-a.json" for pid in (4194999, os.getppid()))
+    for name in (dead, alive, "a.json"):
         (tmp_path / name).touch()
     assert [p.name for p in durable.remove_leftovers(tmp_path)] == [dead]
-    assert names(tmp_path) == sorted([alive, other])
+    assert names(tmp_path) == sorted([alive, "a.json"])
+
+
+def test_what_another_machine_is_writing_stays_for_a_day(tmp_path):
+    """On a shared disk a process number says nothing of another machine's processes."""
+    fresh, old = (tmp_path / f"{durable.TEMPORARY_MARK}4194999-0123abcd-{name}" for name in ("1-a.json", "1-b.json"))
+    for path in (fresh, old):
+        path.touch()
+    os.utime(old, (1.0, 1.0))
+    assert durable.remove_leftovers(tmp_path) == [old] and names(tmp_path) == [fresh.name]
 
 
 @pytest.fixture
@@ -70,6 +79,7 @@ def test_the_temporary_keeps_the_endings_and_the_folder(target):
     seen = []
     durable.write_with(target, lambda temporary: (seen.append(temporary), temporary.write_text("new")))
     assert seen[0] != target and seen[0].parent == target.parent and seen[0].name.endswith("-map.nii.gz")
+    assert seen[0].name.startswith(f"{durable.TEMPORARY_MARK}{os.getpid()}-{durable.HOST}-")
 
 
 def test_a_full_disk_leaves_the_old_file(target):

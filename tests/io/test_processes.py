@@ -1,5 +1,10 @@
 """Work in several processes; expressions given to `eval` stand for the work, since spawned processes can import it."""
 import logging
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +38,23 @@ def test_a_worker_killed_once_costs_nothing(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert list(each(eval, ["1", once, "3"], 2)) == [1, 2, 3]
     assert "a worker process died" in caplog.text
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and not only its entry, which waits for a parent that does not ask."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_workers_end_with_a_parent_that_is_killed():
+    work = "from c2f_nnunet.io.processes import pool; print(pool(1).submit(os.getpid).result(), flush=True)"
+    work = f"import os, time; {work}; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", work], stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        assert runs(worker)
+        parent.send_signal(signal.SIGKILL)
+    ends = time.monotonic() + 30
+    while runs(worker) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert not runs(worker)

@@ -87,3 +87,10 @@ def test_the_ladder_goes_down(make):
     assert list(plan.thresholds) == sorted(plan.thresholds, reverse=True)
     assert {p.organ for p in plan.priors} == set(make.pddca().labels.organs)
     assert sum(m.minutes_share for m in plan.members) == pytest.approx(0.5, abs=0.01)
+
+
+def test_organs_that_would_share_a_folder_have_networks_of_their_own(make):
+    o = make.organ()
+    plan = fine_plan(make.fingerprint(make.case(**{"Eye_L": o, "Eye_R": o, "Eye": o})), (2, 2, 2), make.cpu)
+    assert [(m.name, m.organs) for m in plan.members] == [("3d_Eye", ("Eye_L", "Eye_R")), ("3d_Eye_2", ("Eye",))]
+    assert [m.volumes for m in plan.members] == ["3d_Eye", "3d_Eye_2"]

@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from c2f_nnunet.errors import C2FError, ModelError
+from c2f_nnunet.errors import C2FError, ModelError, WorkspaceError
 from c2f_nnunet.inference.fusion import fuse
+from c2f_nnunet.io import durable
 from c2f_nnunet.io.images import read_label
+from c2f_nnunet.running import crossval as running
 from c2f_nnunet.running import viewing
 from c2f_nnunet.running.crossval import crossval, fine_alone
 
@@ -98,3 +100,30 @@ def test_a_case_that_cannot_be_scored_is_returned_and_noted(tiny_trained, tmp_pa
     page, failed = crossval(tiny.model, tiny.dataset, CPU)
     assert list(failed) == ["t2"] and "t2_0000.nii.gz" in failed["t2"]
     assert "incomplete: t2 could not be predicted or scored" in page.with_name("report.md").read_text()
+
+
+def test_a_full_disk_is_no_fault_of_the_cases(tiny_trained, tmp_path, monkeypatch):
+    def full(path, *given):
+        raise WorkspaceError(f"{path}: could not be written (No space left on device); free some space or choose another folder")
+
+    tiny = tiny_trained.copy(tmp_path / "w")
+    left = tiny.folder.crossval / "predictions" / f"{durable.TEMPORARY_MARK}4194999-{durable.HOST}-1-t2.nii.gz"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    monkeypatch.setattr(running, "write_label", full)
+    with pytest.raises(WorkspaceError, match="predictions/t2.nii.gz: could not be written"):
+        crossval(tiny.model, tiny.dataset, CPU)
+    assert not left.exists()  # what an earlier one left
+
+
+def test_memory_that_one_case_lacks_costs_that_case_alone(tiny_trained, tmp_path, monkeypatch):
+    score_case = running.score_case
+
+    def scored(cascade, case, *given):
+        if case.id == "t2":
+            raise MemoryError("Unable to allocate 3 GiB")
+        return score_case(cascade, case, *given)
+
+    monkeypatch.setattr(running, "score_case", scored)
+    tiny = tiny_trained.copy(tmp_path / "w")
+    assert crossval(tiny.model, tiny.dataset, CPU)[1] == {"t2": "t2: MemoryError: Unable to allocate 3 GiB"}

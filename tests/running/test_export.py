@@ -4,10 +4,14 @@ import json
 import zipfile
 
 import pytest
+import torch
 
-from c2f_nnunet.errors import C2FError, ModelError, PlanError
+from c2f_nnunet.errors import C2FError, Locked, ModelError, PlanError
+from c2f_nnunet.io import durable
 from c2f_nnunet.running.export import export_model, import_model
+from c2f_nnunet.running.model import build_cascade, open_model
 from c2f_nnunet.training import checkpoint
+from c2f_nnunet.workspace import lock
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,16 @@ def test_a_model_that_is_there_stays_unless_replaced(archive, tmp_path):
     assert mark.exists()  # a bad one replaces nothing
     import_model(archive, tmp_path, replace=True)
     assert not mark.exists() and folder.plan.exists()
+
+
+def test_a_model_that_is_being_trained_is_not_replaced(archive, tmp_path):
+    folder = import_model(archive, tmp_path)
+    with lock(folder.run("2d_top", 1).root, "training of 2d_top fold 1"):
+        with pytest.raises(Locked, match="2d_top/fold_1: training of 2d_top fold 1 is already running on"):
+            import_model(archive, tmp_path, replace=True)
+        assert folder.plan.exists()
+    import_model(archive, tmp_path, replace=True)
+    assert not folder.run("2d_top", 1).root.exists()
 
 
 def flipped(archive, target, at: int):
@@ -147,8 +161,7 @@ def test_a_damaged_or_untrained_model_is_not_exported(tiny_trained, tiny_planned
 
 
 @pytest.mark.parametrize("harm", ["tensors", "record"])
-def test_the_generation_that_prediction_uses_is_exported(tiny_trained, tmp_path, harm):
-    """A damaged newest generation stays behind; the one before it goes into the archive in its place, whole."""
+def test_older_weights_are_not_exported_in_the_place_of_damaged_ones(tiny_trained, tmp_path, harm):
     tiny = tiny_trained.copy(tmp_path / "w")
     path = tiny.folder.run("3d_Stem", 0).checkpoint("best")
     tensors, state, _ = checkpoint.load(path)
@@ -159,12 +172,44 @@ def test_the_generation_that_prediction_uses_is_exported(tiny_trained, tmp_path,
     else:
         newest = path.with_name(json.loads(record.read_text())["tensors"]["file"])
         newest.write_bytes(newest.read_bytes()[:-8] + b"01234567")
-    assert export_model(tiny.model, tmp_path / "m.zip") == 5
+    with pytest.raises(ModelError, match="3d_Stem/fold_0/checkpoint_best"):
+        export_model(tiny.model, tmp_path / "m.zip")
+    assert not (tmp_path / "m.zip").exists()
+
+
+def test_the_final_weights_come_in_again(tiny_trained, tmp_path):
+    assert export_model(tiny_trained.model, tmp_path / "m.zip", "final") == 5
     folder = import_model(tmp_path / "m.zip", tmp_path / "results")
-    imported, _, warning = checkpoint.load(folder.run("3d_Stem", 0).checkpoint("best"))
-    assert warning is None and all(imported[name].equal(value) for name, value in tensors.items())
-    fits = tiny.model.inputs_hash(tiny.model.plan.members, (0,), "best")
-    assert fits == tiny_trained.model.inputs_hash(tiny.model.plan.members, (0,), "best")
+    assert not list(folder.root.rglob("checkpoint_best*"))
+    model, ours = open_model(folder), tiny_trained.model
+    assert model.inputs_hash(model.plan.members, (0,), "final") == ours.inputs_hash(ours.plan.members, (0,), "final")
+    assert len(build_cascade(model, None, "final", torch.device("cpu"))[1]) == 5
+
+
+def test_what_a_killed_export_left_is_removed(tiny_trained, tmp_path):
+    left = tmp_path / f"{durable.TEMPORARY_MARK}4194999-{durable.HOST}-1-m.zip"
+    left.touch()
+    export_model(tiny_trained.model, tmp_path / "m.zip")
+    assert [f.name for f in tmp_path.iterdir()] == ["m.zip"]
+
+
+def test_small_archives_of_large_files_are_refused_before_anything_is_read(archive, tmp_path):
+    """A record is read whole before it can be checked, and weights are compared with the plan only then."""
+    for name, told in (("fingerprint.json", 65 << 20), ("weights.safetensors", 80 << 20)):
+        bomb = rewritten(archive, tmp_path / f"{name}.zip")
+        with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as more:
+            more.writestr(f"more/{name}", bytes(told))
+        assert bomb.stat().st_size < 3 << 20
+        with pytest.raises(ModelError, match=rf"{name}.zip: holds .* files of 0.1 GB, too much for a model"):
+            import_model(bomb, tmp_path / "results")
+
+
+def test_other_compressions_are_refused(archive, tmp_path):
+    path = rewritten(archive, tmp_path / "lzma.zip")
+    with zipfile.ZipFile(path, "a") as more:
+        more.writestr("extra", b"x" * 1000, zipfile.ZIP_LZMA)
+    with pytest.raises(ModelError, match="'extra' is compressed in a way that no exported model is"):
+        import_model(path, tmp_path / "results")
 
 
 @pytest.mark.parametrize("change, told", [

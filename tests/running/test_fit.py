@@ -78,6 +78,22 @@ def test_they_are_due_where_missing_and_after_a_retraining(tiny_trained, tmp_pat
     assert not fit.fusion_is_due(model) and not fit.merge_is_due(model)
 
 
+def test_maps_that_a_killed_fit_left_are_removed(tiny_trained, tmp_path):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    left = tiny.folder.root / ".fit-killed" / "t2.npy"
+    left.parent.mkdir()
+    left.write_bytes(bytes(1000))
+    fit.fit_merge(tiny.model, {c.id: c for c in tiny.dataset.training}, CPU)
+    assert not left.parent.exists() and not list(tiny.folder.root.glob(".fit-*"))
+
+
+def test_a_member_that_is_trained_again_during_the_fit_makes_it_due_again(tiny_trained, tmp_path):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    best = tiny.folder.run("3d_Stem", 0).checkpoint("best").with_name("checkpoint_best.json")
+    fit.fit_merge(tiny.model, {c.id: c for c in tiny.dataset.training}, CPU, on_case=lambda case: best.write_text(best.read_text() + " "))
+    assert fit.merge_is_due(tiny.model)
+
+
 def test_nothing_is_due_before_a_fold_is_complete(tiny_trained, tmp_path):
     tiny = tiny_trained.copy(tmp_path / "w")
     for path in tiny.folder.run("2d_side", 0).root.glob("checkpoint_final*"):

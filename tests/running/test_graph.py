@@ -1,12 +1,14 @@
 """Which trainings in what order, from which settings, and how the time is shared."""
+import logging
 from dataclasses import replace
 
 import pytest
 
 from c2f_nnunet.errors import PlanError, TrainingError
 from c2f_nnunet.io import records
-from c2f_nnunet.running.graph import FIT_SHARE, TimeBudget, folds_of, next_job, tasks
+from c2f_nnunet.running.graph import FIT_SHARE, TimeBudget, folds_of, next_job, require_begun, tasks
 from c2f_nnunet.running.members import TrainOptions, settings_for
+from c2f_nnunet.training import checkpoint
 
 OPTIONS = TrainOptions("cpu", workers=0)
 
@@ -89,3 +91,41 @@ def test_a_checkpoint_without_its_settings_is_never_started_over(tiny_trained, t
         path.unlink()
     with pytest.raises(TrainingError, match="settings.json: a checkpoint is there, but not the settings .*; put it back, or move the folder"):
         job(tiny, is_group, go_on=go_on)
+
+
+@pytest.mark.parametrize("options, told", [
+    ({}, None), ({"seed": 5, "epochs": 4}, None),  # as it was started
+    ({"epochs": 99}, "so --epochs changes nothing"), ({"learning_rate": 1e-9, "world": 2}, "so --lr and -num_gpus changes nothing"),
+    ({"minutes": 3.0}, "so --minutes changes nothing"), ({"pretrained": "x", "batch_size": 1}, "so --batch_size and -pretrained_weights"),
+])  # fmt: skip
+def test_options_that_an_unfinished_training_cannot_follow_are_told(tiny_planned, tmp_path, caplog, options, told):
+    tiny = tiny_planned.copy(tmp_path / "w")
+    run = tiny.folder.run("2d_top", 0)
+    checkpoint.save(run.checkpoint("latest"), {}, {})
+    records.write(run.settings, replace(settings_for(tiny.model.plan.member("2d_top"), OPTIONS, None), seed=5))
+    with caplog.at_level(logging.WARNING):
+        assert job(tiny, False, go_on=True, **options).settings.seed == 5
+    assert (told in caplog.text) if told else not caplog.text
+
+
+def test_a_group_goes_on_only_where_something_was_begun(tiny_planned, tmp_path):
+    tiny = tiny_planned.copy(tmp_path / "w")
+    todo = tasks(tiny.model.plan, "fine", (0, 1))
+    with pytest.raises(TrainingError, match="no checkpoint to continue from in 3d_Gland/fold_0, .*3d_Stem/fold_1; leave --c out"):
+        require_begun(tiny.folder, todo)
+    checkpoint.save(tiny.folder.run("2d_top", 0).checkpoint("latest"), {}, {})  # not one of these
+    with pytest.raises(TrainingError, match="no checkpoint to continue from"):
+        require_begun(tiny.folder, todo)
+    checkpoint.save(tiny.folder.run("3d_Stem", 1).checkpoint("latest"), {}, {})
+    require_begun(tiny.folder, todo)
+
+
+def test_a_member_of_a_group_whose_checkpoints_are_lost_is_not_started_over(tiny_planned, tmp_path):
+    tiny = tiny_planned.copy(tmp_path / "w")
+    assert not job(tiny, True, go_on=True).go_on  # not begun yet: it starts
+    run = tiny.folder.run("2d_top", 0)
+    run.root.mkdir(parents=True)
+    run.log.write_text("{}\n")
+    with pytest.raises(TrainingError, match="2d_top/fold_0: no checkpoint to continue from; leave --c out to start this training"):
+        job(tiny, True, go_on=True)
+    assert not job(tiny, True).go_on

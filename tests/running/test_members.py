@@ -9,13 +9,13 @@ import torch
 
 from c2f_nnunet.data.splits import Split
 from c2f_nnunet.errors import DatasetError, TrainingError, WorkspaceError
-from c2f_nnunet.io import records
+from c2f_nnunet.io import durable, records
 from c2f_nnunet.running import members
 from c2f_nnunet.running.members import Job, TrainOptions, dice_by_organ, is_finished, run_member, settings_for, stored_of, validation
 from c2f_nnunet.training import checkpoint
 from c2f_nnunet.training.sampler import CropSource, SliceSource
 from c2f_nnunet.training.state import Progress
-from c2f_nnunet.training.train import Hooks, Place, TrainSettings
+from c2f_nnunet.training.train import Hooks, Interrupted, Place, TrainSettings
 from c2f_nnunet.workspace import lock
 
 CPU = torch.device("cpu")
@@ -109,7 +109,7 @@ def test_an_epoch_is_drawn_and_told_to_the_outside(tiny, trainings):
 
 
 def test_leftovers_of_a_killed_write_are_removed(tiny, trainings):
-    leftover = tiny.folder.run("3d_Stem", 0).root / ".tmp-c2f-999999-1-log.jsonl"
+    leftover = tiny.folder.run("3d_Stem", 0).root / f"{durable.TEMPORARY_MARK}999999-{durable.HOST}-1-log.jsonl"
     leftover.parent.mkdir(parents=True)
     leftover.write_text("cut")
     run(tiny)
@@ -158,6 +158,29 @@ def test_a_damaged_volume_is_refused_before_the_training(tiny, trainings, case):
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=rf"{case}__Stem_image\.b2nd: stored volume is damaged .*; run c2f_plan_and_preprocess again"):
         run(tiny)
+    assert not trainings
+
+
+@pytest.mark.parametrize("workers, looks", [(0, 3), (2, 9)])  # of seven volumes: while they are verified, and while they are loaded
+def test_a_request_to_stop_is_heard_before_the_first_step(tiny, trainings, workers, looks):
+    asked = []
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return len(asked) == looks
+
+    model, member = tiny.model, tiny.model.plan.member("3d_Stem")
+    job = Job(member, 0, settings_for(member, TrainOptions("cpu", workers=workers), None), False)
+    with pytest.raises(Interrupted):
+        run_member(model, tiny.store, job, model.splits()[0], HERE, Hooks(should_stop=should_stop))
+    assert not trainings and len(asked) == looks and not (tiny.folder.run("3d_Stem", 0).root / ".lock").exists()
+
+
+def test_a_fold_that_cannot_be_trained_is_told(tiny, trainings):
+    """In t4 only the stem is annotated."""
+    told = "none of the 1 training cases of this fold shows Gland_L or Gland_R, nor its place; share the cases out"
+    with pytest.raises(DatasetError, match=told):
+        run(tiny, "3d_Gland", split=Split(("t4",), ("t0",)))
     assert not trainings
 
 

@@ -1,14 +1,15 @@
 """What planning writes, and what it refuses to overwrite."""
+import json
 from dataclasses import replace
 
 import pytest
 
 from c2f_nnunet.data.fingerprint import Fingerprint
-from c2f_nnunet.errors import PlanError
+from c2f_nnunet.errors import Locked, PlanError
 from c2f_nnunet.io import records
 from c2f_nnunet.planning.plan import read_plan
 from c2f_nnunet.running import planning
-from c2f_nnunet.workspace import ModelFolder
+from c2f_nnunet.workspace import ModelFolder, lock
 
 
 def found(tiny) -> Fingerprint:
@@ -27,6 +28,32 @@ def test_splits_are_made_where_the_user_has_none(tiny_planned, tmp_path):
     planning.write(folder, tiny_planned.model.plan, found(tiny_planned), tiny_planned.dataset, tmp_path / "nothing")
     folds = records.read_json(folder.splits)
     assert len(folds) == 5 and sorted(c for f in folds for c in f["val"]) == [f"t{i}" for i in range(7)]
+
+
+def test_a_training_in_its_first_epoch_keeps_its_plan(tiny_planned, tmp_path):
+    tiny = tiny_planned.copy(tmp_path / "w")
+    before = tiny.folder.plan.read_bytes()
+    held = lock(tiny.folder.run("2d_top", 0).root, "training of 2d_top fold 0")
+    with held, pytest.raises(Locked, match="2d_top fold 0 is already running"):
+        planning.write(tiny.folder, tiny.model.plan, found(tiny), tiny.dataset, tmp_path)
+    assert tiny.folder.plan.read_bytes() == before
+
+
+def test_a_users_folds_that_come_too_late_are_told(tiny_planned, tmp_path, caplog):
+    """Members may have been trained on the folds that stand."""
+    tiny = tiny_planned.copy(tmp_path / "w")
+    own = tiny.workspace.preprocessed / tiny.raw.name
+    given = (tiny.model.plan, found(tiny), tiny.dataset, own)
+    planning.write(tiny.folder, *given)
+    assert not caplog.text
+    other = [{"train": ["t0", "t1"], "val": [f"t{i}" for i in range(2, 7)]}]
+    (own / "splits_final.json").write_text(json.dumps(other))
+    planning.write(tiny.folder, *given)
+    assert f"{own / 'splits_final.json'}: other folds than those of {tiny.folder.splits}, which stand; remove that file" in caplog.text
+    assert len(tiny.model.splits()) == 2
+    tiny.folder.splits.unlink()
+    planning.write(tiny.folder, *given)
+    assert len(tiny.model.splits()) == 1
 
 
 def test_another_plan_is_refused_where_members_are_trained(tiny_trained, tmp_path):

@@ -19,6 +19,7 @@ from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.running import predict as running
 from c2f_nnunet.running.predict import dicom_organs, part_of
+from c2f_nnunet.training import checkpoint
 from tests.io.test_dicom import write_series
 
 
@@ -83,6 +84,39 @@ def test_continuing_redoes_what_is_cut_or_of_another_input_or_stage(tiny_trained
     shutil.copy(source / "s1_0000.nii.gz", source / "s0_0000.nii.gz")
     assert redone() == {"s0"}
     assert redone("--stage", "coarse") == {"s0", "s1"} and json.loads((out / "s0.json").read_text())["stage"] == "coarse"
+
+
+def test_continuing_redoes_what_another_model_or_way_of_computing_gave(tiny_trained, predicted, tmp_path):
+    """Results of two models must not stand beside each other as one's."""
+    tiny, out = tiny_trained.copy(tmp_path / "w"), Path(shutil.copytree(predicted, tmp_path / "out"))
+
+    def redone(*args) -> set[str]:
+        before = {c: (out / f"{c}.json").stat().st_mtime_ns for c in ("s0", "s1")}
+        assert command.main(tiny.args("-i", "imagesTs", "-o", out, "-d", 901, "-device", "cpu", "--continue_prediction", *args)) == 0
+        return {c for c in before if (out / f"{c}.json").stat().st_mtime_ns != before[c]}
+
+    assert redone("--disable_tta") == set()
+    assert redone() == {"s0", "s1"} and redone() == set()
+    assert redone("-chk", "final") == {"s0", "s1"} and redone("-chk", "final") == set()
+    path = tiny.folder.run("3d_Stem", 0).checkpoint("final")  # trained again
+    tensors, state, _ = checkpoint.load(path)
+    checkpoint.save(path, {name: value * 1.01 for name, value in tensors.items()}, state)
+    assert redone("-chk", "final") == {"s0", "s1"}
+
+
+def test_whatever_goes_wrong_with_a_scan_costs_that_scan_alone(tiny_trained, tmp_path, capsys, monkeypatch):
+    run_coarse = running.run_coarse
+
+    def fails_once(*args):
+        monkeypatch.setattr(running, "run_coarse", run_coarse)
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(running, "run_coarse", fails_once)
+    assert predict(tiny_trained, "imagesTs", tmp_path) == 3
+    shown = capsys.readouterr().err
+    assert "s0_0000.nii.gz: cannot be predicted (IndexError: list index out of range); export it again, or report this" in shown
+    assert "Traceback" in shown and shown.splitlines()[-1].startswith("error: 1 of 2 cases failed, the others are done: s0: ")
+    assert (tmp_path / "s1.nii.gz").exists() and not (tmp_path / "s0.nii.gz").exists()
 
 
 def test_parts_share_the_cases_out(tiny_trained, tmp_path):

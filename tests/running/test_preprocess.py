@@ -7,6 +7,7 @@ import pytest
 
 from c2f_nnunet.data.store import Store
 from c2f_nnunet.errors import DatasetError
+from c2f_nnunet.io import durable
 from c2f_nnunet.io.images import read_label, write_label
 from c2f_nnunet.running.preprocess import preprocess, require_prepared
 
@@ -123,7 +124,7 @@ def test_a_killed_run_goes_on(tiny, monkeypatch):
     with pytest.raises(Killed):
         made(tiny)
     monkeypatch.undo()
-    (tiny.store.volumes("coarse") / ".tmp-c2f-999999-1-t1.json").write_text("cut")
+    (tiny.store.volumes("coarse") / f"{durable.TEMPORARY_MARK}999999-{durable.HOST}-1-t1.json").write_text("cut")
     redone = made(tiny)
     assert "t0" not in redone and redone["t1"] == 2 and redone["t2"] == 3  # of t1 the coarse volume stands
     assert stored(tiny) == wanted and not list(tiny.store.root.glob("*/.tmp*"))

@@ -122,6 +122,15 @@ def test_damage_is_noticed_and_the_previous_one_used(path, damage):
     assert step_of(path)[0] == 1
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_newest_alone_may_be_asked_for(path, damage):
+    save(path, 1), save(path, 2)
+    assert checkpoint.load(path, newest_only=True)[2] is None
+    DAMAGES[damage](path)
+    with pytest.raises(ModelError, match="checkpoint_latest.*; train this member again$"):
+        checkpoint.load(path, newest_only=True)
+
+
 @pytest.mark.parametrize("position", range(20))
 def test_any_flipped_bit_of_the_json_is_noticed_or_harmless(path, position):
     save(path, 1), save(path, 2)

@@ -104,7 +104,7 @@ def test_a_time_budget_that_ends_between_epochs_still_validates(tiny_planned, tm
 
 
 def test_a_loss_that_is_not_finite_is_a_stated_error(tiny_planned, tmp_path):
-    with pytest.raises(TrainingError, match="the loss became (nan|inf) in epoch .*; lower the learning rate with --lr"):
+    with pytest.raises(TrainingError, match="the loss became (nan|inf) in .*; move the folder away and start again with a lower --lr"):
         start(tiny_planned, tmp_path, learning_rate=1e30, warmup_steps=0, clip_norm=0.0, optimiser="sgd", epochs=6)
     assert not checkpoint.exists(RunFolder(tmp_path).checkpoint("final"))
 
