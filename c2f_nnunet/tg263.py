@@ -98,12 +98,19 @@ OTHER_NAMES = {
 }
 
 
+# signs that make it another structure than the organ: TG-263's "~" for a part of one ("Lung~_L"), and what planners put before or after
+# the names of their helpers ("_Brain", "*Brain", "Parotid_L!")
+_MARKED = re.compile(r"~|^\s*([^\w\s(]|_)|[^\w\s).]\s*$")
+
+
 def tg263_name(name: str) -> str | None:
-    """The TG-263 primary name of an organ in any known spelling; None where none is known.
+    """The TG-263 primary name of an organ in any known spelling; None where none is known, or for a part of the organ.
 
     >>> tg263_name("Optic-Nerve-Lt"), tg263_name("RightParotid"), tg263_name("BrainStem"), tg263_name("SpinalCord_PRV")
     ('OpticNrv_L', 'Parotid_R', 'Brainstem', None)
     """
+    if _MARKED.search(name):
+        return None
     plain = re.sub(r"[\W_]+", "_", name).strip("_")  # "Parotid (L)" → "Parotid_L"
     if found := _spellings(UNSIDED).get(_key(plain)):
         return found

@@ -10,7 +10,8 @@ and its known spellings, and the others are left out; --names source takes every
 
 A structure that is missing, empty or cannot be used in a patient was not delineated there: the organ is left out of
 `annotated` for this patient. Where organs overlap, the smaller one keeps the voxels. An RTSTRUCT belongs to the series
-that it refers to; where that is not there, to the one in its frame of reference, or else to the only one in its folder.
+that it refers to; where that is not there, to the one in its frame of reference, or else to the only one in its folder, unless that
+one has an RTSTRUCT which refers to it.
 """
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ import json
 import logging
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Iterator
@@ -31,13 +32,13 @@ from parts.writing import Scan, SourceCase, Target, convert
 from tqdm import tqdm
 
 from c2f_nnunet.cli.common import entry
-from c2f_nnunet.data.series import case_names, file_safe
+from c2f_nnunet.data.series import case_names, file_safe, numbered
 from c2f_nnunet.errors import C2FError, DatasetError, SomeCasesFailed
 from c2f_nnunet.io import records
 from c2f_nnunet.io.dicom import read_series, series_geometry
 from c2f_nnunet.io.rtstruct_in import RTStruct, Structure, full_mask, read_rtstruct
 from c2f_nnunet.io.series import series_reference
-from c2f_nnunet.io.survey import Series, Survey, rtstruct_references, survey
+from c2f_nnunet.io.survey import DICOM_ENDINGS, Series, Survey, rtstruct_references, survey
 from c2f_nnunet.tg263 import tg263_name
 
 log = logging.getLogger("c2f_nnunet.conversion")
@@ -70,7 +71,7 @@ def find_patients(source: Path) -> list[Patient]:
     found = survey(source)
     if not (rtstructs := found.others.get("RTSTRUCT")):
         raise DatasetError(f"{source}: no RTSTRUCT there; export the structure sets with the CT series, or check the path")
-    pairs = [(path, *_series_of(source, path, found)) for path in rtstructs]
+    pairs = _by_reference(source, [(path, *_series_of(source, path, found)) for path in rtstructs])
     drawn_on = list(dict.fromkeys(series for _, series, _ in pairs if series))
     names = dict(zip(drawn_on, case_names(source, drawn_on)))
     count = Counter(series for _, series, _ in pairs if series)
@@ -87,12 +88,27 @@ def find_patients(source: Path) -> list[Patient]:
     patients += [_unusable(source, s.files[0], found.damaged[s.files[0]]) for s in found.series if not s.uid]
     if without := [s.files[0].parent for s in found.series if s.uid and s not in names]:
         log.warning("%d CT series without an RTSTRUCT are passed over, in %s", len(without), ", ".join(map(str, without[:5])))
-    return sorted(patients, key=lambda p: p.case)
+    patients.sort(key=lambda p: not p.series.uid)  # a series keeps its name; of files without one, two may have the same
+    cases = numbered([p.case for p in patients])
+    return sorted((replace(p, case=case) for p, case in zip(patients, cases)), key=lambda p: p.case)
+
+
+def _by_reference(source: Path, pairs: list[tuple[Path, Series | None, str]]) -> list[tuple[Path, Series | None, str]]:
+    """The RTSTRUCTs with series and notes, but none that is only guessed to belong to a series that another one refers to.
+
+    It was drawn on a scan that is no CT or not there, such as an MR beside the planning CT.
+    """
+    named = {series for _, series, note in pairs if series and not note}
+    if others := [path.relative_to(source).as_posix() for path, series, note in pairs if note and series in named]:
+        log.warning("passed over, since they refer to other series than the CT beside them, which has an RTSTRUCT of its own: %s",
+                    ", ".join(others))
+    return [(path, series, note) for path, series, note in pairs if not (note and series in named)]
 
 
 def _unusable(source: Path, path: Path, error: str) -> Patient:
     """A file that belongs to no usable patient, so that it is named with what failed."""
-    case = file_safe("_".join(path.relative_to(source).with_suffix("").parts))
+    where = path.relative_to(source)
+    case = file_safe("_".join((where.with_suffix("") if where.suffix.lower() in DICOM_ENDINGS else where).parts))
     return Patient(case, Series("", "", (path,)), path, {}, (), error)
 
 

@@ -62,7 +62,8 @@ def test_spellings_of_public_sets(spelling, expected):
     ("L_Submand_Glnd", "Glnd_Submand_L"), ("R_IIA_Neck_LN", "LN_Neck_IIA_R"), ("S_Constrict_Musc", "Musc_Constrict_S"),  # reverse order
     ("Base of Tongue", "Tongue_Base"), ("Spinal cord", "SpinalCord"), ("Brain Stem", "Brainstem"), ("TMJ_R", "Joint_TM_R"),
     ("oesophagus", "Esophagus"), ("Supraglottic larynx", "Larynx_SG"), ("left brachial plexus", "BrachialPlex_L"),
-    ("parotid glands", "Parotids"), ("Hypothalamus", "Hypothalmus"), ("CN V left", "CN_V_L"),
+    ("  Parotid_L ", "Parotid_L"), ("(L) Parotid", "Parotid_L"), ("Parotid Lt.", "Parotid_L"), ("parotid glands", "Parotids"),
+    ("Hypothalamus", "Hypothalmus"), ("CN V left", "CN_V_L"),
 ])  # fmt: skip
 def test_spellings_by_rule(spelling, expected):
     assert tg263_name(spelling) == expected
@@ -71,6 +72,8 @@ def test_spellings_by_rule(spelling, expected):
 @pytest.mark.parametrize("name", [
     "SpinalCord_PRV", "SpinalCord_PRV05", "Brain-PTV", "Parotid_L-PTV", "PTV", "Parotid", "Temporal_L", "Oral", "Nasal", "Parotid_L_old",
     "Brainstem_L", "Lens_LR", "", "_", "L", "5",
+    "Lung~_L", "Brain~", "~Brain",  # TG-263's sign for a part of the organ
+    "_Brainstem", "*Parotid_L", "Parotid_L!", "Brainstem*", "Parotid_R ?", " _Parotid_R",  # planners' helpers
 ])  # fmt: skip
 def test_what_is_not_the_organ_or_not_certain_has_no_name(name):
     assert tg263_name(name) is None

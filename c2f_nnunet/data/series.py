@@ -49,7 +49,7 @@ def case_names(folder: Path, series: Iterable[Series], taken: Collection[str] = 
         shared.append(file_safe("_".join(place.parts) or s.patient))
     count = Counter(_key(name) for name in [*own, *taken, *RESERVED] if name)
     names = [o if o and count[_key(o)] == 1 else _with_uid(o or common, s.uid) for o, common, s in zip(own, shared, series)]
-    return _numbered(names, taken)
+    return numbered(names, taken)
 
 
 def file_safe(text: str) -> str:
@@ -76,7 +76,7 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
-def _numbered(names: list[str], taken: Collection[str]) -> list[str]:
+def numbered(names: list[str], taken: Collection[str] = ()) -> list[str]:
     """Names that still collide get a number: the ends of two UIDs may be the same."""
     seen, unique = set(map(_key, [*taken, *RESERVED])), []
     for name in names:

@@ -32,6 +32,7 @@ from .survey import find_series, read_header, reading
 
 GAP_TOLERANCE = 0.02  # of the usual gap: positions are often rounded to 0.01 mm
 DUPLICATE_MM = 0.01  # two slices nearer than this are at one place
+ASIDE_MM = 0.05  # positions of slices are rounded, in short stacks too
 TILT_TOLERANCE_DEGREES = 0.1
 AIR_HU = -1024  # what padding becomes: the usual lowest value of a CT
 _JPEG = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, JPEG2000)  # each stream begins and ends with a marker
@@ -131,6 +132,9 @@ def _read_slice(path: Path, place: Path) -> Slice:
         pixel, position, orientation = (tuple(float(v) for v in header[tag].value) for tag in _NUMBERS)
         if (len(pixel), len(position), len(orientation)) != (2, 3, 6) or not np.isfinite(pixel + position + orientation).all():
             raise ImageError(f"{path}: its spacing {pixel}, position {position} or orientation {orientation} is damaged; export it again")
+        slope, intercept = float(header.RescaleSlope), float(header.RescaleIntercept)
+        if not slope or not np.isfinite([slope, intercept]).all():  # GDCM takes a slope of 0 as 1 without a word
+            raise ImageError(f"{path}: its RescaleSlope {slope:g} and RescaleIntercept {intercept:g} give no HU; export the series again")
         number, tilt = header.get("InstanceNumber"), header.get("GantryDetectorTilt")
         return Slice(
             path, path.relative_to(place).as_posix(), str(header.SeriesInstanceUID), str(header.get("FrameOfReferenceUID", "")),
@@ -173,6 +177,7 @@ def _stack(place: Path, slices: list[Slice]) -> tuple[list[Slice], Geometry]:
     """The slices sorted along their normal, and the geometry (k, j, i) of the stack; ImageError where they are no even stack."""
     row, column = np.reshape(slices[0].orientation, (2, 3))
     normal = np.cross(row, column)
+    normal /= np.linalg.norm(normal) or 1.0  # rounded directions are not quite of length 1
     depth = np.array([s.position_mm for s in slices]) @ normal
     order = np.argsort(depth, kind="stable")
     slices, depth = [slices[i] for i in order], depth[order]
@@ -202,12 +207,16 @@ def _gap(a: Slice, b: Slice, gap: float, usual: float) -> str:
 
 
 def _check_tilt(place: Path, slices: list[Slice], normal: np.ndarray) -> None:
-    """ImageError for a tilted gantry: slices that slide sideways along the stack, or a header that says so."""
-    way = np.subtract(slices[-1].position_mm, slices[0].position_mm)
-    aside = np.linalg.norm(way - (way @ normal) * normal) / np.linalg.norm(way)
-    if aside > SHEAR_TOLERANCE:
+    """ImageError for a tilted gantry: slices that slide sideways along the stack, or a header that says so; so are single slices aside."""
+    ways = np.subtract([s.position_mm for s in slices], slices[0].position_mm)
+    asides = np.linalg.norm(ways - np.outer(ways @ normal, normal), axis=1)
+    length = float(np.linalg.norm(ways[-1]))
+    if (aside := asides[-1] / length) > SHEAR_TOLERANCE:
         raise ImageError(f"{place}: gantry tilt: from {slices[0]} to {slices[-1]} the slices slide sideways by "
                          f"{np.degrees(np.arcsin(min(aside, 1))):.2g}°; resample the series to an untilted grid")
+    if (moved := np.flatnonzero(asides > max(SHEAR_TOLERANCE * length, ASIDE_MM))).size:
+        raise ImageError(f"{place}: slices that lie beside the others, by up to {asides.max():.3g} mm: "
+                         f"{_listed([slices[i] for i in moved])}; export the slices of one reconstruction only")
     tilted = [s for s in slices if abs(s.tilt_degrees) > TILT_TOLERANCE_DEGREES]
     if tilted:
         raise ImageError(f"{place}: gantry tilt of {tilted[0].tilt_degrees:g}° in the header of {_listed(tilted)}; "
@@ -221,7 +230,8 @@ def _voxels(s: Slice) -> np.ndarray:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(s.path), imageIO="GDCMImageIO"))
     if array.shape != (1, *s.shape):
         raise ImageError(f"{s.path}: its voxels have the shape {array.shape} but its header says {s.shape}; export the series again")
-    return _air_for_padding(array[0], s.padding_hu)
+    hu = array[0].astype(np.float32) if array.dtype.kind == "f" else array[0]  # GDCM gives float64, twice what a scan may take
+    return _air_for_padding(hu, s.padding_hu)
 
 
 def _check_stored(s: Slice) -> None:

@@ -139,6 +139,7 @@ def stated(path: str | Path):
             nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError) as e:
         lines = [line.split("ITK ERROR: ")[-1].strip() for line in str(e).splitlines() if line.strip() and "Reason: Success" not in line]
         reason = f"unknown code {e}" if isinstance(e, KeyError) else lines[-1] if lines else type(e).__name__  # ITK's reason comes last
+        reason = re.sub(r"^\w+\(0x\w+\): ", "", reason)  # ITK's object and where it lies in memory
         raise ImageError(f"{path}: cannot be read ({reason}); copy or export the file again") from e
 
 

@@ -22,9 +22,11 @@ from .polygons import ON_EDGE_VOXELS, fill
 from .series import SeriesReference, reading
 
 ON_SLICE = 0.1  # of the distance between slices: what is nearer to a slice than this lies on it, rounding included
+ONE_PLANE = 0.05  # slices: contours nearer to each other than this were drawn in one plane
 REFERRED = 0.97  # slices: a contour less far than this from the slice that it refers to belongs to it; a whole slice contradicts it
 FARTHEST_VOXELS = 1e6  # a point farther off than this comes from a damaged file
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "INTERPOLATED_PLANAR")  # the last is no standard's, but some systems write it
+XOR = "CLOSEDPLANAR_XOR"
+CLOSED = ("CLOSED_PLANAR", XOR, "INTERPOLATED_PLANAR")  # the last is no standard's, but some systems write it
 # how a contour's slice was found, where that is not the slice that it refers to and lies on
 BARE = "referring to no slice: matched by position"
 FOREIGN = "referring to slices of another series: matched by position"
@@ -210,9 +212,13 @@ def _structure(plain: Structure, contours, frame: str, named: bool, geometry: Ge
 
     notes, others = [], Counter(c.kind for c in contours if c.kind not in CLOSED)
     notes += [f"{_count(n, 'contour')} of type {kind} {'is' if n == 1 else 'are'} passed over" for kind, n in sorted(others.items())]
-    closed = [c for c in contours if c.kind in CLOSED and len(c.points)]
-    if not closed:
+    listed = [c for c in contours if c.kind in CLOSED and len(c.points)]
+    if not listed:
         return made([*notes, "empty: it has no closed contours"])
+    # one that is there twice would make a hole of itself, which only those of type XOR mean
+    closed = list({i if c.kind == XOR else c.points.tobytes(): c for i, c in enumerate(listed)}.values())
+    if twice := len(listed) - len(closed):
+        notes.append(f"{_count(twice, 'contour')} there twice: taken once")
     refers = any(not depth.keys().isdisjoint(c.instances) or (named and not c.instances) for c in closed)
     if frame and ct_frame and frame != ct_frame:
         if not refers:
@@ -235,8 +241,11 @@ def _by_slice(closed: list[_Contour], depth: dict[str, float], shape) -> tuple[d
     Contours of two planes must not be filled together: one inside another would make a hole.
     """
     z = np.array([np.median(c.points[:, 0]) for c in closed])
-    order, plane = np.argsort(z, kind="stable"), np.empty(len(z), int)
-    plane[order] = np.cumsum(np.concatenate([[0], np.diff(z[order]) > ON_SLICE]))
+    plane, number, first = np.empty(len(z), int), -1, -np.inf
+    for i in np.argsort(z, kind="stable"):
+        if z[i] - first > ONE_PLANE:  # from the first one, not the one before: planes a small step apart must not become one
+            number, first = number + 1, z[i]
+        plane[i] = number
     z = np.array([z[plane == number].mean() for number in range(plane.max() + 1)])[plane]
     slices, found_by = zip(*(_slice_of(float(at), c.instances, depth) for at, c in zip(z, closed)))
     planes = {}  # slice → plane → the numbers of its contours

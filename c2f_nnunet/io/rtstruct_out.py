@@ -51,9 +51,6 @@ def write_rtstruct(
     """
     windows = label_windows(path, labels, organs, source)
     geometry, made = canonical_geometry(source.geometry, source.turn), made or datetime.now()
-    if not series.frame:
-        raise ImageError(f"{path}: the series in {series.instances[0].path.parent} has no frame of reference, so nothing can be placed in "
-                         "it; export the series again")
     instances = by_slice(series, geometry)
     dataset = _head(series, made, content_digest(labels, organs))
     _structure_set(dataset, series, instances, made)
@@ -138,11 +135,14 @@ def _add_structures(dataset: Dataset, labels: np.ndarray, windows, organs: Label
 
 
 def _contours(labels: np.ndarray, number: int, window, geometry: Geometry, instances) -> list[Dataset]:
-    """The contour items of one label, slice by slice from below."""
-    items = []
+    """The contour items of one label, slice by slice from below, each in the plane of its slice's own position.
+
+    Positions are often rounded, so that the even grid's planes are a little off; some planning systems compare the two.
+    """
+    items, depth = [], geometry.index([instance.position_mm for instance in instances])[:, 0]
     for z in range(window[0].start, window[0].stop):
         for polygon in trace(labels[z][window[1:]] == number):
-            index = np.column_stack([np.full(len(polygon), z), polygon + (window[1].start, window[2].start)])
+            index = np.column_stack([np.full(len(polygon), depth[z]), polygon + (window[1].start, window[2].start)])
             item = item_of(ContourImageSequence=[_reference(instances[z])], ContourGeometricType="CLOSED_PLANAR",
                            NumberOfContourPoints=len(polygon), ContourNumber=len(items) + 1)
             tag = Tag("ContourData")

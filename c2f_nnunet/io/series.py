@@ -74,13 +74,24 @@ def series_reference(files: Iterable[str | Path]) -> SeriesReference:
 
 
 def by_slice(series: SeriesReference, geometry: Geometry) -> tuple[Instance, ...]:
-    """The series' instances in the order of the grid's slices (axis 0); ImageError unless they are one for each slice, in its place."""
+    """The series' instances in the order of the grid's slices (axis 0); ImageError unless they are one for each slice, in its place.
+
+    So is it where what refers to them would not say which slice, or where, is meant: for equal UIDs, and without a frame of reference.
+    """
+    folder = series.instances[0].path.parent
+    if not series.frame:
+        raise ImageError(f"{folder}: the series has no frame of reference, so nothing can be placed in it; export the series again")
     place = geometry.index([instance.position_mm for instance in series.instances])[:, 0]
     nearest = np.rint(place).astype(int)
     order = np.argsort(nearest, kind="stable")
     if not np.array_equal(nearest[order], np.arange(geometry.shape[0])) or np.abs(place - nearest).max() > PLACE_SLICES:
-        raise ImageError(f"{series.instances[0].path.parent}: the {len(series.instances)} slices of the series are not the "
+        raise ImageError(f"{folder}: the {len(series.instances)} slices of the series are not the "
                          f"{geometry.shape[0]} axial slices of the label map; give the series that was segmented, and an axial one")
+    first: dict[str, Instance] = {}
+    for instance in series.instances:
+        if (same := first.setdefault(instance.uid, instance)) is not instance:
+            both = f"{same.path.name} and {instance.path.name}"
+            raise ImageError(f"{folder}: {both} have one SOPInstanceUID, so nothing can refer to either; export the series again")
     return tuple(series.instances[i] for i in order)
 
 

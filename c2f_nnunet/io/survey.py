@@ -1,11 +1,13 @@
 """What DICOM files lie in a folder: CT series to read, and what is passed over. Reads headers only, by pydicom."""
 from __future__ import annotations
 
+import os
 import struct
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -17,10 +19,10 @@ from ..errors import ImageError
 from .images import IMAGE_ENDINGS, stated
 
 NO_DICOM = "no DICOM"
+DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _ABOUT = ("SeriesInstanceUID", "PatientID", "FrameOfReferenceUID")
 _TAGS = ["SOPClassUID", "Modality", "ImageType", *_ABOUT]
-_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,10 @@ class Survey:
 
 
 def survey(folder: str | Path) -> Survey:
-    """What a folder and its sub-folders hold; hidden files, and images of other formats, are left out."""
-    folder = Path(folder)
+    """What a folder and its sub-folders hold, linked ones too; hidden files, and images of other formats, are left out."""
     slices, others, uids_in, about, damaged = defaultdict(list), defaultdict(list), defaultdict(set), {}, {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if path.name.lower().endswith(IMAGE_ENDINGS) or any(part.startswith(".") for part in path.relative_to(folder).parts):
+    for path in sorted(_files(Path(folder))):
+        if path.name.lower().endswith(IMAGE_ENDINGS):
             continue
         try:
             kind, uid, *texts = _kind(path)
@@ -76,6 +77,18 @@ def survey(folder: str | Path) -> Survey:
     return Survey(tuple(series), {kind: tuple(paths) for kind, paths in others.items()}, damaged)
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """The files in a folder and its sub-folders, but for hidden ones. Links are followed, but no folder is visited twice."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (path for name in names if not name.startswith(".") and (path := Path(place) / name).is_file())
+
+
 def find_series(folder: str | Path) -> dict[str, tuple[Path, ...]]:
     """Series UID → its files, for every CT series in a folder and its sub-folders; ImageError for a damaged file among them."""
     found = survey(folder)
@@ -86,12 +99,13 @@ def find_series(folder: str | Path) -> dict[str, tuple[Path, ...]]:
 
 def rtstruct_references(path: Path) -> tuple[set[str], set[str]]:
     """(series UIDs, frame of reference UIDs) that an RTSTRUCT says it was drawn on; ImageError where its header is damaged."""
-    header = read_header(path, ["ReferencedFrameOfReferenceSequence", "FrameOfReferenceUID"])
+    header = read_header(path, ["ReferencedFrameOfReferenceSequence", "StructureSetROISequence", "FrameOfReferenceUID"])
     with reading(path):
         frames = header.get("ReferencedFrameOfReferenceSequence") or ()
         studies = [study for frame in frames for study in frame.get("RTReferencedStudySequence") or ()]
         series = {str(s.get("SeriesInstanceUID") or "") for study in studies for s in study.get("RTReferencedSeriesSequence") or ()}
         named = {str(item.get("FrameOfReferenceUID") or "") for item in (*frames, header)}
+        named |= {str(roi.get("ReferencedFrameOfReferenceUID") or "") for roi in header.get("StructureSetROISequence") or ()}
         return series - {""}, named - {""}
 
 
@@ -119,7 +133,7 @@ def _kind(path: Path) -> tuple[str, str, str, str]:
     try:
         header = read_header(path, _TAGS)
     except InvalidDicomError:
-        if path.suffix.lower() in _DICOM_ENDINGS:  # an emptied or overwritten slice must not pass unseen
+        if path.suffix.lower() in DICOM_ENDINGS:  # an emptied or overwritten slice must not pass unseen
             raise ImageError(f"{path}: is no DICOM file; copy or export it again, or remove it") from None
         return NO_DICOM, "", "", ""
     with reading(path):

@@ -187,6 +187,25 @@ def test_an_rtstruct_whose_series_has_another_uid_is_matched_by_frame_or_folder(
         np.testing.assert_array_equal(label_of(run.folder, case), ROIS["brain stem"] + 2 * ROIS["Parotid L"])
 
 
+def test_an_rtstruct_of_an_mr_beside_the_ct_is_passed_over(clinic, run, tmp_path):
+    structures(clinic / "A" / "RS_MR.dcm", series(tmp_path / "mr", 5), {"Brainstem": ROIS["PTV 70"]})
+    code, _, told = run(clinic)
+    assert code == 0 and "passed over, since they refer to other series than the CT beside them" in told and "A/RS_MR.dcm" in told
+    np.testing.assert_array_equal(label_of(run.folder, "A"), ROIS["brain stem"] + 2 * ROIS["Parotid L"])
+
+
+def test_files_of_no_patient_whose_names_are_alike_are_all_named(clinic, run, tmp_path):
+    """Names that are UIDs differ at the end only, and long ones are cut."""
+    for name in ("RS.1.2.276.1", "RS.1.2.276.2", "1." * 60 + "1", "1." * 60 + "2"):
+        structures(clinic / "F" / name, series(tmp_path / name, 5))  # its CT is not there
+    code, _, told = run(clinic)
+    error = told.split("\nerror: ")[-1]
+    assert code == 3 and "4 of 7 cases are left out" in error
+    for name in ("RS.1.2.276.1", "RS.1.2.276.2", "1." * 60 + "1", "1." * 60 + "2"):
+        assert f"F/{name}: the CT series that it refers to is not there" in error
+    assert sorted(known(verified(run.folder))) == ["A", "B", "C"]
+
+
 def test_series_without_an_rtstruct_and_other_files_are_passed_over(clinic, run):
     series(clinic / "C" / "follow-up", 8)
     (clinic / "notes.txt").write_text("no DICOM " * 50)

@@ -1,6 +1,7 @@
 """DICOM series: tiny synthetic ones, whole and broken, and two real ones."""
 import random
 import tempfile
+import tracemalloc
 from base64 import b85decode
 
 import numpy as np
@@ -125,6 +126,26 @@ def test_a_coronal_series(folder):
     image = read_series(folder)
     assert image.array.shape == (2, 4, 3) and image.geometry.spacing_mm == (2.0, 3.0, 1.5)
     np.testing.assert_array_equal(image.array, VOXELS.transpose(1, 0, 2)[::-1] - 1024)
+
+
+def test_rounded_directions_do_not_stretch_the_stack(folder):
+    """A head turned by 15 degrees: 0.966² + 0.259² is 1.0002."""
+    whole(folder, ImageOrientationPatient=[0.966, 0.259, 0, -0.259, 0.966, 0])
+    geometry = read_series(folder).geometry
+    assert geometry.spacing_mm[0] == pytest.approx(3, abs=1e-9)
+    np.testing.assert_allclose(geometry.world((3, 0, 0)), (10, -20, 39), atol=1e-9)
+
+
+def test_fractional_hu_take_no_more_memory_than_is_estimated(folder):
+    """running/memory.py counts on two float32 copies and one more of 4 bytes for each voxel."""
+    voxels = np.arange(256 * 256, dtype=np.uint16).tobytes()
+    whole(folder, range(16), Rows=256, Columns=256, RescaleSlope=0.5, PixelData=voxels)
+    tracemalloc.start()
+    image = read_series(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert image.array.dtype == np.float32 and image.array[3, 0, 1] == 0.5 - 1024
+    assert peak < 12 * image.array.size
 
 
 def test_every_slice_has_its_own_rescaling(folder):
@@ -368,6 +389,7 @@ def test_two_series(folder):
     ({"NumberOfFrames": 2}, "CT003.dcm: is CT with 2 frames; export the CT as one file per slice"),
     ({"ImagePositionPatient": None}, "CT003.dcm: its header has no ImagePositionPatient; export the CT's slices without scouts"),
     ({"RescaleSlope": None, "PixelSpacing": None}, "CT003.dcm: its header has no RescaleSlope, PixelSpacing;"),
+    ({"RescaleSlope": 0}, "CT003.dcm: its RescaleSlope 0 and RescaleIntercept -1024 give no HU; export the series again"),
     ({"PixelSpacing": [2]}, r"CT003.dcm: its DICOM header is damaged \(TypeError\); export the series again"),
     ({"GantryDetectorTilt": 12}, "gantry tilt of 12° in the header of CT003.dcm; resample the series to an untilted grid"),
 ])  # fmt: skip
@@ -380,6 +402,15 @@ def test_a_tilted_gantry(folder):
     for k in range(4):
         slice_file(folder, k, ImagePositionPatient=[10, -20 + 0.5 * k, 30 + 3 * k])
     refused(folder, "gantry tilt: from CT000.dcm to CT003.dcm the slices slide sideways by 9.5°")  # atan(0.5 / 3)
+
+
+def test_slices_beside_the_others(folder):
+    """First and last lie in line, so it is no tilt, and the gaps along the stack are even."""
+    whole(folder)
+    slice_file(folder, 2, ImagePositionPatient=[10, -15, 36])
+    refused(folder, "slices that lie beside the others, by up to 5 mm: CT002.dcm; export the slices of one reconstruction only")
+    slice_file(folder, 2, ImagePositionPatient=[10.01, -20.01, 36])  # rounded
+    assert read_series(folder).geometry.origin_mm == (10.0, -20.0, 30.0)
 
 
 @pytest.mark.parametrize("spacing", [[0, 1.5], [-2, 1.5], [2, 1000]])

@@ -109,6 +109,23 @@ def test_two_planes_at_one_slice_make_no_hole(ct, tmp_path):
                          "1 contour at a slice that has nearer ones: left out")  # fmt: skip
 
 
+def test_of_planes_close_to_each_other_the_nearest_is_taken(ct, tmp_path):
+    """As from a scan of much thinner slices in the same frame of reference: none of them is filled together with another."""
+    steps = [square(ct, 2 + 0.08 * i, (5.5, 6.5), (6.5, 8.5), refers_to=["1.2.3.4"]) for i in range(-5, 6) if i]
+    mask, _ = one(ct, tmp_path, [*steps, square(ct, 2, refers_to=["1.2.3.4"])])
+    np.testing.assert_array_equal(mask, block(2))
+
+
+def test_a_contour_that_is_there_twice_is_no_hole(ct, tmp_path):
+    """Unless it says that it is combined by exclusive or."""
+    mask, notes = one(ct, tmp_path, [square(ct, 1), square(ct, 1), square(ct, 2)])
+    np.testing.assert_array_equal(mask, block(slice(1, 3)))
+    assert notes == ("1 contour there twice: taken once",)
+    mask, notes = one(ct, tmp_path, [square(ct, 1, kind="CLOSEDPLANAR_XOR"), square(ct, 1, kind="CLOSEDPLANAR_XOR"), square(ct, 2)])
+    np.testing.assert_array_equal(mask, block(2))
+    assert notes == ()
+
+
 @pytest.mark.parametrize("refers_to, note", [
     ((), "referring to no slice: matched by position"),
     (("1.2.3.4",), "referring to slices of another series: matched by position"),

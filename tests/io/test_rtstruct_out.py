@@ -16,7 +16,7 @@ from c2f_nnunet.io.rtstruct_in import full_mask, read_rtstruct
 from c2f_nnunet.io.rtstruct_out import NOTICE, write_rtstruct
 from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
-from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, dice, scan
+from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, Scan, dice, scan
 
 ORGANS = LabelSet(("BrainStem", "Parotid_L", "Parotid_R"), (1, 3, 7))
 MADE = datetime(2026, 3, 4, 15, 16, 17)
@@ -105,6 +105,20 @@ def test_what_the_file_refers_to(ct, tmp_path):
             (image,) = contour.ContourImageSequence
             assert len(points) == contour.NumberOfContourPoints >= 4 and contour.ContourGeometricType == "CLOSED_PLANAR"
             np.testing.assert_allclose(points[:, 2], depth[image.ReferencedSOPInstanceUID], atol=1e-4)
+
+
+def test_contours_lie_in_the_planes_of_slices_with_rounded_positions(tmp_path):
+    """Gaps of 0.62 and 0.63 mm: the even grid's planes are up to 0.005 mm off, the contours are not."""
+    files = scan(tmp_path / "ct", spacing=(0.625, 1.25, 0.8)).files
+    for path in files:
+        header = pydicom.dcmread(path)
+        header.ImagePositionPatient = [f"{v:.2f}" for v in header.ImagePositionPatient]
+        header.save_as(path)
+    made = Scan(files, read_series(files), series_reference(files))
+    comes_back(made, example(), tmp_path / "rt.dcm")
+    contours = [c for drawn in pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence for c in drawn.ContourSequence]
+    heights = {float(z) for contour in contours for z in contour.ContourData[2::3]}
+    assert heights == {i.position_mm[2] for i in made.series.instances[1:]}  # the lowest slice holds no organ
 
 
 def test_contours_lie_on_the_voxels_edges(ct, tmp_path):

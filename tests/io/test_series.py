@@ -40,6 +40,18 @@ def test_slices_that_are_not_the_grids(tmp_path):
         by_slice(coronal.series, canonical_geometry(geometry, coronal.image.source.turn))
 
 
+def test_slices_that_references_would_not_tell_apart(tmp_path):
+    made = scan(tmp_path / "ct")
+    header = pydicom.dcmread(made.files[4])
+    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = made.series.instances[1].uid
+    header.save_as(made.files[4])
+    with pytest.raises(ImageError, match="CT001.dcm and CT004.dcm have one SOPInstanceUID, so nothing can refer to either; export"):
+        by_slice(series_reference(made.files), made.image.geometry)
+    no_frame = scan(tmp_path / "no_frame", FrameOfReferenceUID="")
+    with pytest.raises(ImageError, match="no_frame: the series has no frame of reference, so nothing can be placed in it; export"):
+        by_slice(no_frame.series, no_frame.image.geometry)
+
+
 def test_names_in_other_alphabets_and_values_against_the_rules(tmp_path):
     made = scan(tmp_path / "ct", SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Zoë=山田^太郎")
     assert dict(made.series.attributes)["PatientName"] == "Müller^Zoë=山田^太郎"

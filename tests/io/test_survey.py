@@ -57,6 +57,15 @@ def test_hidden_files_and_images_of_other_formats_are_left_out(tmp_path):
     assert not found.series and not found.others and not found.damaged
 
 
+def test_linked_folders_are_visited_once(tmp_path):
+    in_folder(tmp_path / "archive" / "P1", 0)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "P1").symlink_to(tmp_path / "archive" / "P1")
+    (tmp_path / "in" / "P1_too").symlink_to(tmp_path / "archive" / "P1")
+    (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
+    assert [s.files for s in survey(tmp_path / "in").series] == [(tmp_path / "in" / "P1" / "CT000.dcm",)]
+
+
 @pytest.mark.parametrize("harm, told", [
     (lambda path: path.write_bytes(b""), "CT001.dcm: is no DICOM file; copy or export it again, or remove it"),
     (lambda path: path.write_bytes(b"\0" * 5000), "CT001.dcm: is no DICOM file"),
@@ -112,6 +121,8 @@ def test_what_an_rtstruct_refers_to(tmp_path):
     path = slice_file(tmp_path, 0, Modality="RTSTRUCT", FrameOfReferenceUID="1.7", ReferencedFrameOfReferenceSequence=frames)
     assert rtstruct_references(path) == ({"1.2", "1.3"}, {"1.7", "1.8", "1.9"})
     assert rtstruct_references(slice_file(tmp_path, 1, FrameOfReferenceUID=None)) == (set(), set())
+    structures = [item(ReferencedFrameOfReferenceUID="1.6"), item()]  # some writers name the frame here only
+    assert rtstruct_references(slice_file(tmp_path, 1, FrameOfReferenceUID=None, StructureSetROISequence=structures)) == (set(), {"1.6"})
 
 
 def test_a_file_cut_anywhere_in_its_header_is_stated(tmp_path):

@@ -229,13 +229,17 @@ def test_continuing_makes_an_rtstruct_that_is_missing_or_cut(tiny_trained, serie
     assert not redone() and redone("--rtstruct") and target.stat().st_size > 500
 
 
-def test_a_series_that_nothing_can_refer_to_is_told_before_it_is_computed(tiny_trained, series, tmp_path, capsys):
+@pytest.mark.parametrize("missing, told", [
+    ("StudyInstanceUID", "its header has no StudyInstanceUID, so nothing can refer to it"),
+    ("FrameOfReferenceUID", "the series has no frame of reference, so nothing can be placed in it"),
+])  # fmt: skip
+def test_a_series_that_nothing_can_refer_to_is_told_before_it_is_computed(tiny_trained, series, tmp_path, capsys, missing, told):
     for path in (series / "P01").iterdir():
         header = pydicom.dcmread(path)
-        del header.StudyInstanceUID
+        delattr(header, missing)
         header.save_as(path)
     assert predict(tiny_trained, series, tmp_path / "out", "--rtstruct") == 3
-    assert "its header has no StudyInstanceUID, so nothing can refer to it" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "out" / "P01.nii.gz").exists()
 
 
