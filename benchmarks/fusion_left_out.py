@@ -17,7 +17,8 @@ import pandas as pd
 
 from c2f_nnunet.data.dataset import read_dataset
 from c2f_nnunet.inference.cascade import MERGE_SOURCES
-from c2f_nnunet.inference.fusion import FusionWeights, fit, fuse, mean_weights
+from c2f_nnunet.inference.fusion import FusionWeights, fuse, mean_weights
+from c2f_nnunet.inference.fusion_fit import fit
 from c2f_nnunet.inference.fusion_learn import FitCase, dsc
 from c2f_nnunet.network.precision import default_device, find_device
 from c2f_nnunet.running import fit as running
@@ -71,8 +72,8 @@ def main() -> None:
         views = [running._save_views(cascade, v, Path(scratch))() for v in stored_of(store, cascade.views[0], split.val)]
         maps: dict[str, list[FitCase]] = {o: [] for o in organs}
         for case in split.val:
-            for organ, load in running._save_maps(cascade, cases[case], Path(scratch), {o: [] for o in organs}):
-                maps[organ].append(one_organ(load(), 0))
+            for organ, saved in running._save_maps(cascade, cases[case], Path(scratch), {o: [] for o in organs}):
+                maps[organ].append(one_organ(saved.load(), 0))
         names = tuple(m.name for m in cascade.views)
         tables = {"fusion of the views": [row(o, [one_organ(v, c) for v in views], names) for c, o in enumerate(organs)],
                   "merge of both stages": [row(o, maps[o], MERGE_SOURCES) for o in organs]}  # fmt: skip

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from functools import partial
 from pathlib import Path
 
-from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser, target_folder
-from parts.masks import masks_of
-from parts.writing import Scan, SourceCase, convert
+from parts.cases import SourceCase, masked_case
+from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser
+from parts.writing import convert
 
 from c2f_nnunet.cli.common import entry
-from c2f_nnunet.errors import DatasetError, ImageError
-from c2f_nnunet.io.images import read_image
+from c2f_nnunet.errors import DatasetError
 
 ORGANS = (
     "Brain", "Brainstem", "Cochlea-Lt", "Cochlea-Rt", "Lacrimal-Lt", "Lacrimal-Rt", "Lens-Lt", "Lens-Rt", "Lung-Lt", "Lung-Rt", "Mandible",
@@ -33,7 +31,6 @@ ORGANS = (
 )  # fmt: skip
 PARTS = ("test", "validation")
 READERS = ("oncologist", "radiographer")
-LFS_POINTER = b"version https://git-lfs"  # what a clone without Git LFS has in each file's place
 ABOUT = {"reference": "Nikolov et al. 2018, arXiv 1809.04430", "licence": "CC BY 4.0"}
 
 
@@ -50,18 +47,9 @@ def find_cases(source: Path, parts: dict[str, bool], reader: str) -> list[Source
 
 def _case(image: Path, training: bool) -> SourceCase:
     name = image.parent.name
-    files = {organ: path for organ in ORGANS if (path := image.parent / "segmentations" / f"{organ}.nrrd").is_file()}
+    masks = {organ: image.parent / "segmentations" / f"{organ}.nrrd" for organ in ORGANS}
     patient = re.sub(r"(?<=\d)[a-z]$", "", name)  # 0522c0727a → 0522c0727
-    return SourceCase(name, training, tuple(files), (image, *files.values()), partial(_load, image, files), patient)
-
-
-def _load(image: Path, files: dict[str, Path]) -> Scan:
-    for path in (image, *files.values()):
-        with open(path, "rb") as f:
-            if f.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise ImageError(f"{path}: is a Git LFS pointer, not the file; install Git LFS and run 'git lfs pull' in the clone")
-    ct = read_image(image)
-    return Scan(ct.array, ct.geometry, masks_of(ct, files))
+    return masked_case(name, training, image, masks, patient)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,10 +63,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def body(args: argparse.Namespace) -> None:
-    folder = target_folder(args, "DeepMindTCIA")
     cases = find_cases(args.source, chosen_parts(args), args.reader)
     about = {"description": f"planning CTs from TCIA with organs at risk drawn by the {args.reader} (DeepMind/UCLH)", **ABOUT}
-    convert(new_target(args, folder, cases, ORGANS, about, reader=args.reader), cases, args.update)
+    convert(new_target(args, cases, ORGANS, about, reader=args.reader), cases, args.update)
 
 
 main = entry(parser, body)

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from parts.command import add_organs, new_target, source_parser, target_folder
-from parts.masks import masks_of
-from parts.writing import Scan, SourceCase, convert
+from parts.cases import SourceCase, masked_case
+from parts.command import add_organs, new_target, source_parser
+from parts.writing import convert
 
 from c2f_nnunet.cli.common import entry
 from c2f_nnunet.errors import DatasetError
-from c2f_nnunet.io.images import read_image
 
 ORGANS = (  # in the order of the challenge's label ids, 1 to 30
     "A_Carotid_L", "A_Carotid_R", "Arytenoid", "Bone_Mandible", "Brainstem", "BuccalMucosa", "Cavity_Oral", "Cochlea_L", "Cochlea_R",
@@ -49,13 +47,7 @@ def find_cases(source: Path) -> list[SourceCase]:
 
 def _case(image: Path) -> SourceCase:
     name = image.name.removesuffix(CT)
-    files = {organ: path for organ in ORGANS if (path := image.with_name(f"{name}_OAR_{organ}.seg.nrrd")).is_file()}
-    return SourceCase(name, True, tuple(files), (image, *files.values()), partial(_load, image, files))
-
-
-def _load(image: Path, files: dict[str, Path]) -> Scan:
-    ct = read_image(image)
-    return Scan(ct.array, ct.geometry, masks_of(ct, files))
+    return masked_case(name, True, image, {organ: image.with_name(f"{name}_OAR_{organ}.seg.nrrd") for organ in ORGANS})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,9 +59,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def body(args: argparse.Namespace) -> None:
-    folder = target_folder(args, "HaNSeg")
     cases = find_cases(args.source)
-    target = new_target(args, folder, cases, ORGANS, ABOUT)
+    target = new_target(args, cases, ORGANS, ABOUT)
     names = {organ: SIDED_NAMES.get(organ, name) for organ, name in target.names.items()}
     convert(replace(target, names=names), cases, args.update)
 

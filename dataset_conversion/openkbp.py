@@ -22,8 +22,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser, target_folder
-from parts.writing import Scan, SourceCase, convert
+from parts.cases import Scan, SourceCase
+from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser
+from parts.writing import convert
 
 from c2f_nnunet.cli.common import entry
 from c2f_nnunet.errors import DatasetError, ImageError
@@ -107,9 +108,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def body(args: argparse.Namespace) -> None:
-    folder = target_folder(args, "OpenKBP")
     cases = find_cases(args.source, chosen_parts(args))
-    convert(new_target(args, folder, cases, ORGANS, ABOUT), cases, args.update)
+    convert(new_target(args, cases, ORGANS, ABOUT), cases, args.update)
 
 
 main = entry(parser, body)

@@ -13,16 +13,14 @@ AnatomyNet's loader give the same ranges and check these counts. Masks overlap b
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
-from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser, target_folder
-from parts.masks import masks_of
-from parts.writing import Scan, SourceCase, convert
+from parts.cases import SourceCase, masked_case
+from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser
+from parts.writing import convert
 
 from c2f_nnunet.cli.common import entry
 from c2f_nnunet.errors import DatasetError
-from c2f_nnunet.io.images import read_image
 
 ORGANS = ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R", "Submandibular_L", "Submandibular_R")
 PARTS = {
@@ -50,14 +48,8 @@ def find_cases(source: Path, parts: dict[str, bool]) -> list[SourceCase]:
 
 
 def _case(folder: Path, training: bool) -> SourceCase:
-    files = {organ: path for organ in ORGANS if (path := folder / "structures" / f"{organ}.nrrd").is_file()}
-    image = folder / "img.nrrd"
-    return SourceCase(folder.name, training, tuple(files), (image, *files.values()), partial(_load, image, files))
-
-
-def _load(image: Path, files: dict[str, Path]) -> Scan:
-    ct = read_image(image)
-    return Scan(ct.array, ct.geometry, masks_of(ct, files))
+    masks = {organ: folder / "structures" / f"{organ}.nrrd" for organ in ORGANS}
+    return masked_case(folder.name, training, folder / "img.nrrd", masks)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,9 +62,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def body(args: argparse.Namespace) -> None:
-    folder = target_folder(args, "PDDCA")
     cases = find_cases(args.source, chosen_parts(args))
-    convert(new_target(args, folder, cases, ORGANS, ABOUT), cases, args.update)
+    convert(new_target(args, cases, ORGANS, ABOUT), cases, args.update)
 
 
 main = entry(parser, body)

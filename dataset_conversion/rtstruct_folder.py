@@ -27,8 +27,9 @@ from typing import Iterator
 
 import numpy as np
 import pandas as pd
+from parts.cases import Scan, SourceCase
 from parts.command import source_parser, target_folder
-from parts.writing import Scan, SourceCase, Target, convert
+from parts.writing import Target, convert
 from tqdm import tqdm
 
 from c2f_nnunet.cli.common import entry
@@ -243,7 +244,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def body(args: argparse.Namespace) -> None:
-    folder = target_folder(args, "RTSTRUCT")
+    folder = target_folder(args)
     mapping = read_mapping(args.mapping) if args.mapping else None
     patients = find_patients(args.source)
     found = {name: organ_of(name, mapping, args.names) for name in sorted({name for p in patients for name in p.names})}

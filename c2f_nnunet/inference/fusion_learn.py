@@ -1,4 +1,4 @@
-"""One organ's fusion weights from voxels drawn out of held-out cases: the numeric part of `fusion.fit`.
+"""One organ's fusion weights from voxels drawn out of held-out cases: the numeric part of `fusion_fit.fit`.
 
 log-odds and truth as in `fusion`; a score is a DSC in 0…1, NaN where undefined.
 """

@@ -68,7 +68,7 @@ def write_dicom_seg(
 
 
 def _header(instance: Instance, series: SeriesReference, gap_mm: float) -> pydicom.Dataset:
-    """A slice's header with what highdicom asks for: patient and study, empty where the series has none of it, and a thickness."""
+    """A slice's header with what highdicom takes from it: patient and study, empty where the series has none of it, and the gap."""
     with reading(instance.path):
         header = pydicom.dcmread(instance.path, stop_before_pixels=True)
         header.SpecificCharacterSet = "ISO_IR 192"  # in which highdicom is to write the attributes
@@ -76,8 +76,9 @@ def _header(instance: Instance, series: SeriesReference, gap_mm: float) -> pydic
             setattr(header, keyword, value)
         if header.PatientSex not in ("M", "F", "O"):
             header.PatientSex = ""
+        header.SpacingBetweenSlices = f"{gap_mm:.6g}"  # highdicom copies it, and a CT's own may be wrong
         if header.get("SliceThickness") is None:
-            header.SliceThickness = f"{gap_mm:.6g}"
+            header.SliceThickness = header.SpacingBetweenSlices
     return header
 
 

@@ -17,7 +17,8 @@ from ..data.store import StoredVolume
 from ..evaluation.metrics import dsc
 from ..inference.agreement import weigh
 from ..inference.cascade import MERGE_SOURCES, Cascade, found_whole, largest_component, run_coarse, run_fine, view_logits
-from ..inference.fusion import FUSION_VERSION, LIMIT, FusionFile, FusionWeights, OrganFit, fit, fuse
+from ..inference.fusion import FUSION_VERSION, LIMIT, FusionFile, FusionWeights, OrganFit, fuse
+from ..inference.fusion_fit import fit
 from ..inference.fusion_learn import FitCase
 from ..inference.limits import HeldOut
 from ..inference.presence import Presence

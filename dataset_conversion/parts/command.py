@@ -12,7 +12,8 @@ from c2f_nnunet.errors import DatasetError, WorkspaceError
 from c2f_nnunet.tg263 import standard_names, tg263_name
 from c2f_nnunet.workspace import Workspace
 
-from .writing import SourceCase, Target
+from .cases import SourceCase
+from .writing import Target
 
 log = logging.getLogger("c2f_nnunet.conversion")  # a name below the package's, so that its notes are shown
 
@@ -24,7 +25,7 @@ def source_parser(prog: str, about: str, source: str, name: str | None, example:
     default = f" (default: {name or 'as in the source'})"
     p.add_argument("-d", dest="dataset", type=positive, required=name is not None, metavar="ID",
                    help="number of the data set to make, 1 to 999" + ("" if name else default))
-    p.add_argument("--name", metavar="NAME", help="its name: DatasetID_NAME" + default)
+    p.add_argument("--name", default=name, metavar="NAME", help="its name: DatasetID_NAME" + default)
     where = p.add_mutually_exclusive_group()
     where.add_argument("--workspace", metavar="DIR", help="workspace in whose raw/ it is made (default: C2F_RAW)")
     where.add_argument("--raw", type=Path, metavar="DIR", help="the folder of raw data sets itself")
@@ -55,7 +56,7 @@ def chosen_parts(args: argparse.Namespace) -> dict[str, bool]:
     return {part: True for part in args.train} | {part: False for part in args.test}
 
 
-def target_folder(args: argparse.Namespace, name: str, number: int | None = None) -> Path:
+def target_folder(args: argparse.Namespace, name: str = "", number: int | None = None) -> Path:
     """raw/DatasetXXX_NAME of the command line; `name` and `number` where that does not say. The folder need not exist."""
     number, name = args.dataset or number, args.name or name
     if not number or number > 999 or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -67,7 +68,7 @@ def target_folder(args: argparse.Namespace, name: str, number: int | None = None
     return folder
 
 
-def new_target(args: argparse.Namespace, folder: Path, cases: Sequence[SourceCase], organs: Sequence[str], about: dict[str, str],
+def new_target(args: argparse.Namespace, cases: Sequence[SourceCase], organs: Sequence[str], about: dict[str, str],
                **settings: str) -> Target:
     """What is to be made of `cases`. organs: all that the source can have, in label order; those without a training case are left out.
 
@@ -82,7 +83,7 @@ def new_target(args: argparse.Namespace, folder: Path, cases: Sequence[SourceCas
         log.warning("%s: no training case has a mask of it; left out", ", ".join(missing))
     parts = {key: " ".join(sorted(value)) for key in ("train", "test") if (value := getattr(args, key, None)) is not None}
     ids = {organ: i for i, organ in enumerate(kept, 1)}
-    return Target(folder, ids, organ_names(kept, args.names), {**parts, **settings}, about)
+    return Target(target_folder(args), ids, organ_names(kept, args.names), {**parts, **settings}, about)
 
 
 def organ_names(organs: Sequence[str], scheme: str) -> dict[str, str]:

@@ -12,48 +12,23 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from c2f_nnunet.data.dataset import read_dataset
 from c2f_nnunet.errors import DatasetError, ImageError, RecordError, SomeCasesFailed
-from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.io import records
 from c2f_nnunet.io.images import write_volume
 from c2f_nnunet.io.records import record
 from c2f_nnunet.workspace import lock
 
+from .cases import SourceCase
 from .masks import merge_masks
 
 log = logging.getLogger("c2f_nnunet.conversion")
 FOLDERS = {True: ("imagesTr", "labelsTr"), False: ("imagesTs", "labelsTs")}  # training → images, label maps
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """hu: int16 or float32 (z, y, x), canonical. masks: (the source's organ, mask on the same grid), taken one at a time."""
-
-    hu: np.ndarray
-    geometry: Geometry
-    masks: Iterable[tuple[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class SourceCase:
-    """One scan of a source. organs: those with a mask, as the source spells them. files: all that `load` reads.
-
-    load: None where the converter has its own way of writing (`convert`'s `write`). patient: scans of one patient share it; None
-    where the case is the patient's only one.
-    """
-
-    id: str
-    training: bool
-    organs: tuple[str, ...]
-    files: tuple[Path, ...]
-    load: Callable[[], Scan] | None = None
-    patient: str | None = None
 
 
 @dataclass(frozen=True)

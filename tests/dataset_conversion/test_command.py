@@ -7,7 +7,7 @@ import pytest
 from c2f_nnunet.errors import DatasetError, WorkspaceError
 from tests.dataset_conversion.sources import FOLDER, load
 
-command, writing = load("parts.command"), load("parts.writing")
+parts, command = load("parts.cases"), load("parts.command")
 ORGANS = ("Mandible", "Optic-Nerve-Lt", "Optic-Nerve-Rt", "IAC_L")
 
 
@@ -23,28 +23,28 @@ def parse():
 
 
 def case(name, training, *organs):
-    return writing.SourceCase(name, training, organs, ())
+    return parts.SourceCase(name, training, organs, ())
 
 
 def test_folder_is_named_after_number_and_name(parse, tmp_path, monkeypatch):
-    assert command.target_folder(parse("-d", 7, "--raw", tmp_path), "Made") == tmp_path / "Dataset007_Made"
+    assert command.target_folder(parse("-d", 7, "--raw", tmp_path)) == tmp_path / "Dataset007_Made"
     named = parse("-d", 7, "--name", "My-set", "--workspace", tmp_path)
-    assert command.target_folder(named, "Made") == tmp_path / "raw" / "Dataset007_My-set"
+    assert command.target_folder(named) == tmp_path / "raw" / "Dataset007_My-set"
     monkeypatch.setenv("C2F_RAW", str(tmp_path / "r"))
-    assert command.target_folder(parse("-d", 700), "Made") == tmp_path / "r" / "Dataset700_Made"
+    assert command.target_folder(parse("-d", 700)) == tmp_path / "r" / "Dataset700_Made"
     assert command.target_folder(parse(name=None), "Found", 12) == tmp_path / "r" / "Dataset012_Found"
 
 
 @pytest.mark.parametrize("args", [("-d", 1000), ("-d", 1, "--name", "../x"), ("-d", 1, "--name", "a b")])
 def test_number_and_name_must_make_a_folder_of_nnu_net(parse, tmp_path, args):
     with pytest.raises(DatasetError, match="give a number from 1 to 999 and a name of letters"):
-        command.target_folder(parse(*args, "--raw", tmp_path), "Made")
+        command.target_folder(parse(*args, "--raw", tmp_path))
 
 
 def test_a_number_that_is_taken_is_refused(parse, tmp_path):
     (tmp_path / "Dataset007_Other").mkdir()
     with pytest.raises(WorkspaceError, match="the number 7 is taken by Dataset007_Other; give another -d"):
-        command.target_folder(parse("-d", 7, "--raw", tmp_path), "Made")
+        command.target_folder(parse("-d", 7, "--raw", tmp_path))
 
 
 def test_parts_are_for_training_or_for_testing(parse):
@@ -57,15 +57,18 @@ def test_parts_are_for_training_or_for_testing(parse):
 
 
 def test_organs_without_a_training_case_are_left_out_and_ids_count_from_one(parse, tmp_path):
-    cases = [case("1", True, "Optic-Nerve-Rt", "Mandible"), case("2", True, "Mandible"), case("3", False, "Optic-Nerve-Lt")]
-    target = command.new_target(parse("-d", 1, "--train", "b", "a"), tmp_path, cases, ORGANS, {"licence": "MIT"}, reader="one")
-    assert target.ids == {"Mandible": 1, "Optic-Nerve-Rt": 2}
-    assert target.names == {"Mandible": "Bone_Mandible", "Optic-Nerve-Rt": "OpticNrv_R"}
-    assert target.settings == {"train": "a b", "test": "c", "reader": "one"} and target.about == {"licence": "MIT"}
-    kept = command.new_target(parse("-d", 1, "--names", "source"), tmp_path, cases, ORGANS, {})
-    assert kept.names == {"Mandible": "Mandible", "Optic-Nerve-Rt": "Optic-Nerve-Rt"}
+    given = [case("1", True, "Optic-Nerve-Rt", "Mandible"), case("2", True, "Mandible"), case("3", False, "Optic-Nerve-Lt")]
+
+    def target(*args, about=(), **settings):
+        return command.new_target(parse("-d", 1, "--raw", tmp_path, *args), given, ORGANS, dict(about), **settings)
+
+    made = target("--train", "b", "a", about={"licence": "MIT"}, reader="one")
+    assert made.folder == tmp_path / "Dataset001_Made" and made.ids == {"Mandible": 1, "Optic-Nerve-Rt": 2}
+    assert made.names == {"Mandible": "Bone_Mandible", "Optic-Nerve-Rt": "OpticNrv_R"}
+    assert made.settings == {"train": "a b", "test": "c", "reader": "one"} and made.about == {"licence": "MIT"}
+    assert target("--names", "source").names == {"Mandible": "Mandible", "Optic-Nerve-Rt": "Optic-Nerve-Rt"}
     with pytest.raises(DatasetError, match="no training case with a mask of IAC_L; check the path and the chosen parts"):
-        command.new_target(parse("-d", 1, "--organs", "IAC_L"), tmp_path, cases, ORGANS, {})
+        target("--organs", "IAC_L")
 
 
 @pytest.mark.parametrize("wanted, expected", [

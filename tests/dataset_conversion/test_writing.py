@@ -8,7 +8,7 @@ from c2f_nnunet.errors import DatasetError, ImageError, SomeCasesFailed
 from c2f_nnunet.io import records
 from tests.dataset_conversion.sources import GRID, ct, image_of, known, label_of, load, mask, verified
 
-writing = load("parts.writing")
+parts, writing = load("parts.cases"), load("parts.writing")
 STEM, GLAND = mask((1, 5), (2, 6), (2, 8)), mask((2, 3), (3, 4), (4, 6))  # the gland lies inside the stem
 
 
@@ -30,9 +30,9 @@ def made(tmp_path):
                 self.loaded.append(name)
                 if error:
                     raise error
-                return writing.Scan(ct(sum(map(ord, name))), GRID, ((o, {"s": STEM, "g": GLAND, "e": 0 * GLAND}[o]) for o in organs))
+                return parts.Scan(ct(sum(map(ord, name))), GRID, ((o, {"s": STEM, "g": GLAND, "e": 0 * GLAND}[o]) for o in organs))
 
-            return writing.SourceCase(name, training, tuple(organs), (source,), scan, patient)
+            return parts.SourceCase(name, training, tuple(organs), (source,), scan, patient)
 
     return Made()
 

@@ -66,6 +66,14 @@ def test_what_the_file_says_and_refers_to(tmp_path, highdicom):
     assert pydicom.dcmread(tmp_path / "seg.dcm").SOPInstanceUID == uid
 
 
+def test_the_slices_lie_as_far_apart_as_their_positions_say(tmp_path, highdicom):
+    """SpacingBetweenSlices, an optional attribute of a CT, may be anything in its header, and it was copied from there."""
+    made = scan(tmp_path / "ct", SpacingBetweenSlices="0.5")  # the slices are 3 mm apart
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    measures = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert (measures.SpacingBetweenSlices, *measures.PixelSpacing) == (3.0, 1.25, 0.8)
+
+
 def test_a_label_map_without_organs_and_a_series_without_a_patient(tmp_path, highdicom):
     made = scan(tmp_path / "ct", PatientSex="X", PatientBirthDate="", StudyDate="", StudyTime="")
     write_dicom_seg(tmp_path / "seg.dcm", np.zeros((6, 20, 24), np.uint8), ORGANS, made.image.source, made.series, MADE)

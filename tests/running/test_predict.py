@@ -15,6 +15,7 @@ from c2f_nnunet.inference.cascade import OrganMaps
 from c2f_nnunet.inference.fusion import probabilities
 from c2f_nnunet.io.images import Image, Source, read_image, read_label
 from c2f_nnunet.io.rtstruct_in import full_mask, read_rtstruct
+from c2f_nnunet.io.rtstruct_out import NOTICE
 from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.running import predict as running
@@ -208,6 +209,30 @@ def test_an_rtstruct_refers_to_the_series_and_holds_what_the_label_map_holds(tin
     assert [s.name for s in rtstruct.structures if s.polygons] == [organ for organ, _ in there] and there
     for s, (_, i) in zip(rtstruct.structures, there):
         np.testing.assert_array_equal(full_mask(rtstruct, s), label.array == i)
+
+
+def test_a_seg_refers_to_every_slice_and_holds_what_the_label_map_holds(tiny_trained, series, tmp_path):
+    highdicom = pytest.importorskip("highdicom", reason='highdicom is not installed (pip install "c2f-nnunet[seg]")')
+    out, files = tmp_path / "out", sorted((series / "P01").iterdir())
+    assert predict(tiny_trained, series, out, "--dicom_seg") == 0
+    assert {f.name for f in out.iterdir()} == {"checks.json", "dataset.json", "P01.json", "P01.nii.gz", "P01_seg.dcm"}
+    label, organs = read_label(out / "P01.nii.gz"), read_dataset(tiny_trained.raw).labels
+    places = {i.uid: i.position_mm for i in series_reference(files).instances}  # the lowest slice first, as in the label map
+    written = highdicom.seg.segread(out / "P01_seg.dcm")
+    masks = written.get_pixels_by_source_instance(list(places), ignore_spatial_locations=True, assert_missing_frames_are_empty=True)
+    assert tuple(written.get_segment_description(n).segment_label for n in written.segment_numbers) == organs.organs
+    for k, i in enumerate(organs.ids):
+        np.testing.assert_array_equal(masks[..., k] > 0, label.array == i)
+    assert masks.any()
+
+    dataset = pydicom.dcmread(out / "P01_seg.dcm")
+    assert {i.ReferencedSOPInstanceUID for i in dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence} == set(places)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:  # each lies where the slice lies that it refers to
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        assert frame.PlanePositionSequence[0].ImagePositionPatient == pytest.approx(places[source])
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert (measures.SpacingBetweenSlices, *measures.PixelSpacing) == pytest.approx(label.geometry.spacing_mm)
+    assert dataset.SeriesDescription == dataset.ContentDescription == NOTICE and dataset.PatientID == "HN 1"
 
 
 def test_organs_have_their_tg_263_names_in_dicom():

@@ -1,0 +1,57 @@
+"""The scans of a source as a converter lists them; most sources have a CT beside one file for each organ's mask."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Callable, Iterable
+
+import numpy as np
+
+from c2f_nnunet.errors import ImageError
+from c2f_nnunet.geometry import Geometry
+from c2f_nnunet.io.images import read_image
+
+from .masks import masks_of
+
+LFS_POINTER = b"version https://git-lfs"  # what a clone without Git LFS has in each file's place
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """hu: int16 or float32 (z, y, x), canonical. masks: (the source's organ, mask on the same grid), taken one at a time."""
+
+    hu: np.ndarray
+    geometry: Geometry
+    masks: Iterable[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """One scan of a source. organs: those with a mask, as the source spells them. files: all that `load` reads.
+
+    load: None where the converter has its own way of writing (`convert`'s `write`). patient: scans of one patient share it; None
+    where the case is the patient's only one.
+    """
+
+    id: str
+    training: bool
+    organs: tuple[str, ...]
+    files: tuple[Path, ...]
+    load: Callable[[], Scan] | None = None
+    patient: str | None = None
+
+
+def masked_case(name: str, training: bool, image: Path, masks: dict[str, Path], patient: str | None = None) -> SourceCase:
+    """A CT with one file for each organ's mask. masks: organ → where its file would be; without one it was not delineated."""
+    files = {organ: path for organ, path in masks.items() if path.is_file()}
+    return SourceCase(name, training, tuple(files), (image, *files.values()), partial(_load, image, files), patient)
+
+
+def _load(image: Path, files: dict[str, Path]) -> Scan:
+    for path in (image, *files.values()):
+        with open(path, "rb") as f:
+            if f.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ImageError(f"{path}: is a Git LFS pointer, not the file; install Git LFS and run 'git lfs pull' in the clone")
+    ct = read_image(image)
+    return Scan(ct.array, ct.geometry, masks_of(ct, files))
