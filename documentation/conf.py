@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # the sidebar: each page of this folder, in reading order; one that is not there is left out
 NAVIGATION = {
-    "Using it": ("quickstart", "own_data", "data_format", "cli", "report", "checks", "rtstruct", "api", "limits", "troubleshooting"),
+    "Using it": ("quickstart", "own_data", "data_format", "cli", "files", "report", "checks", "rtstruct", "api", "limits", "troubleshooting"),
     "How it works": ("cascade", "plan", "paper", "metrics", "reliability"),
     "What was measured": ("experiments",),
 }
@@ -66,7 +66,7 @@ def navigation() -> str:
 def reference() -> str:
     """The docstrings of REFERENCE, in reStructuredText."""
     kinds = ("autoclass" if name.rsplit(".", 1)[1][0].isupper() else "autofunction" for name in REFERENCE)
-    return "\n```{eval-rst}\n" + "\n".join(f".. {kind}:: {name}" for kind, name in zip(kinds, REFERENCE)) + "\n```\n"
+    return "\n## Reference\n\n```{eval-rst}\n" + "\n".join(f".. {kind}:: {name}" for kind, name in zip(kinds, REFERENCE)) + "\n```\n"
 
 
 def add_what_the_site_needs(app, docname: str, source: list[str]) -> None:

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
                    help="dataset.json with the labels (default: that in PRED_DIR, GT_DIR or GT_DIR's parent; without one, the ids found)")
     p.add_argument("-o", dest="out", metavar="OUT", type=Path, help="folder for summary.json and per_case.csv (default: PRED_DIR)")
     p.add_argument("-np", dest="processes", metavar="N", type=positive, default=min(4, os.cpu_count() or 1),
-                   help="processes (default: one per core, at most 4)")
+                   help="processes (default: %(default)s)")
     return p
 
 

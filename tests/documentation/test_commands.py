@@ -1,7 +1,10 @@
 """Commands that the pages show exist with these options: the project's own parsers read them."""
+import argparse
+import re
+
 import pytest
 
-from tests.documentation.markdown import FILES, ROOT, name, read_page
+from tests.documentation.markdown import FILES, FOLDER, ROOT, name, read_page
 from tests.documentation.shell import CONSOLE, SCRIPTS, parser_of, problem, simple_commands
 
 CONVERTERS = [p.relative_to(ROOT).as_posix() for p in sorted((ROOT / "dataset_conversion").glob("*.py"))]
@@ -28,6 +31,12 @@ def test_commands_within_the_text_have_these_options(path):
 def test_the_example_in_help_could_be_run(command):
     (words,) = simple_commands(parser_of(command).epilog.split("example:")[1])
     assert words[words[0] == "python"] == command and problem(words) is None
+
+
+@pytest.mark.parametrize("command", CONSOLE)
+def test_the_page_of_the_commands_has_it_and_its_help_tells_every_option(command):
+    assert re.search(rf"\b{command}\b", (FOLDER / "cli.md").read_text(encoding="utf-8"))
+    assert not [action.dest for action in parser_of(command)._actions if action.help in (None, "", argparse.SUPPRESS)]
 
 
 def test_scripts_are_where_the_commands_say():
