@@ -74,7 +74,10 @@ METRICS = {
 
 @record
 class OrganScore:
-    """One organ in one case; a value that is undefined or was not computed is None."""
+    """One organ in one case; a value that is undefined or was not computed is None.
+
+    state: "scored", "absent", "missed" or "unknown". dsc, surface_dsc: 0…1. tolerance_mm: the surface DSC's. volumes in ml.
+    """
 
     organ: str
     id: int

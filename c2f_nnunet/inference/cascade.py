@@ -94,7 +94,7 @@ class OrganMaps:
 
 @dataclass(frozen=True)
 class OrganReport:
-    """What prediction says of one organ in one scan, for checks and the report. confidence: see `Evidence`."""
+    """What prediction says of one organ in one scan. how: see `Located`; confidence: 0…1, see `Evidence`; volume_ml: of the result."""
 
     organ: str
     how: str
@@ -302,7 +302,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 
 def run(cascade: Cascade, hu: np.ndarray, geometry: Geometry, stage: str = "fine", clean: frozenset[str] = frozenset()) -> Segmentation:
-    """A canonical scan → its segmentation by stage 'coarse' (views fused) or 'fine' (the whole cascade)."""
+    """A canonical scan (z, y, x) in HU → its segmentation by stage 'coarse' (views fused) or 'fine' (the whole cascade)."""
     coarse = run_coarse(cascade, hu, geometry)
     maps = stage_maps(cascade, coarse, hu, geometry, stage)
     return merge(cascade.plan, maps, geometry, cascade.merge_weights, coarse.located, clean if stage == "fine" else frozenset())

@@ -1,4 +1,4 @@
-"""Predicting a folder of scans: which cases, one after the other, what is written, and what it took."""
+"""Predicting scans: a folder of them, one after the other, with what is written and what it took; or one in memory."""
 from __future__ import annotations
 
 import logging
@@ -12,12 +12,13 @@ import numpy as np
 
 from ..data.dataset import Case
 from ..errors import C2FError, WorkspaceError
-from ..geometry import from_canonical
-from ..inference.cascade import Cascade, OrganMaps, OrganReport, combined, merge, run_coarse, stage_maps
+from ..geometry import Geometry, canonical_geometry, from_canonical, reorientation, to_canonical
+from ..inference.cascade import Cascade, OrganMaps, OrganReport, combined, merge, run, run_coarse, stage_maps
 from ..inference.checks import Checked
 from ..inference.fusion import LIMIT, FusionWeights, probabilities
 from ..inference.limits import OrganLimits
 from ..io import durable, records
+from ..io.checks import check_geometry, ct_values
 from ..io.dicom_seg import require_highdicom, write_dicom_seg
 from ..io.images import IMAGE_ENDINGS, Image, write_label
 from ..io.rtstruct_out import write_rtstruct
@@ -27,6 +28,7 @@ from ..labels import LabelSet
 from ..tg263 import standard_names
 from .checking import checks_of
 from .memory import memory_estimate_gb, peak_memory_gb
+from .model import Model
 
 log = logging.getLogger(__name__)
 EXTRAS = {"probabilities": ".npz", "rtstruct": "_rtstruct.dcm", "dicom_seg": "_seg.dcm"}  # beside CASE.json: CASE and this ending
@@ -144,6 +146,23 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
     records.write(note_path(target), made | {"organs": result.reports, "checks": checks})
     clock.lap("write")
     return Predicted(case.id, result.reports, clock.seconds, checks=checks)
+
+
+def predict_array(model: Model, cascade: Cascade, hu: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, tuple[OrganReport, ...]]:
+    """A CT in memory through the whole cascade: its label ids, those that c2f_predict writes, and what was found of each organ.
+
+    hu: a volume of three axes in any order and direction, in Hounsfield units. geometry: where it lies (its shape and spacing in mm
+    in the array's own order, its origin in mm, LPS). The label ids, 0 for the background, have the array's shape and order.
+    C2FError where both differ in shape; ImageError where values are not finite or all the same, or the grid is not sane.
+    """
+    if hu.shape != geometry.shape:
+        raise C2FError(f"array of shape {hu.shape}: its geometry has the shape {geometry.shape}; give the array's own geometry")
+    check_geometry("array", geometry)
+    turn = reorientation(geometry)
+    values = np.ascontiguousarray(to_canonical(ct_values("array", hu), turn))
+    result = run(cascade, values, canonical_geometry(geometry, turn), clean=frozenset(model.fusion.clean))
+    ids = model.plan.labels.to_ids(result.channels)
+    return np.ascontiguousarray(from_canonical(ids, turn)), result.reports
 
 
 def note_path(target: Path) -> Path:

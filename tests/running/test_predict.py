@@ -7,10 +7,12 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
 
 from c2f_nnunet.cli import predict as command
 from c2f_nnunet.data.dataset import Case, read_dataset
-from c2f_nnunet.geometry import Box, Geometry, reorientation, same_grid
+from c2f_nnunet.errors import C2FError
+from c2f_nnunet.geometry import Box, Geometry, from_canonical, reorientation, same_grid, to_canonical
 from c2f_nnunet.inference.cascade import OrganMaps
 from c2f_nnunet.inference.fusion import probabilities
 from c2f_nnunet.io.images import Image, Source, read_image, read_label
@@ -19,7 +21,8 @@ from c2f_nnunet.io.rtstruct_out import NOTICE
 from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.running import predict as running
-from c2f_nnunet.running.predict import dicom_organs, part_of
+from c2f_nnunet.running.model import build_cascade
+from c2f_nnunet.running.predict import dicom_organs, part_of, predict_array
 from c2f_nnunet.training import checkpoint
 from tests.io.test_dicom import write_series
 
@@ -54,6 +57,33 @@ def test_probabilities_are_in_the_files_order_and_agree_with_the_labels(predicte
     np.testing.assert_allclose(p.astype(float).sum(0), 1, atol=5e-3)
     stem = label == 3
     assert stem.any() and (p[3][stem] > 0.45).all() and (p.argmax(0)[stem] == 3).mean() > 0.99
+
+
+@pytest.fixture(scope="module")
+def cascade(tiny_trained):
+    return build_cascade(tiny_trained.model, None, "best", torch.device("cpu"), flips=False)[0]
+
+
+def test_an_array_gives_what_its_file_gives(tiny_trained, predicted, cascade):
+    image = read_image(tiny_trained.raw / "imagesTs" / "s0_0000.nii.gz")
+    turn = image.source.turn
+    hu = from_canonical(image.array, turn).astype(float)  # in the file's order: x and y reversed
+    ids, reports = predict_array(tiny_trained.model, cascade, hu, image.source.geometry)
+    assert ids.shape == hu.shape and ids.dtype == np.uint8 and turn.flipped_axes == (1, 2)
+    np.testing.assert_array_equal(to_canonical(ids, turn), read_label(predicted / "s0.nii.gz").array)
+    note = json.loads((predicted / "s0.json").read_text())
+    assert [(r.organ, r.how, r.volume_ml) for r in reports] == [(o["organ"], o["how"], o["volume_ml"]) for o in note["organs"]]
+
+
+@pytest.mark.parametrize("hu, shape, sentence", [
+    (np.zeros((4, 4, 5)), (4, 4, 4), r"shape \(4, 4, 5\): its geometry has the shape \(4, 4, 4\); give the array's own"),
+    (np.full((4, 4, 4), np.nan), (4, 4, 4), "array: 64 of 64 voxels are NaN"),
+    (np.zeros((4, 4, 4)), (4, 4, 4), "array: every voxel is 0"),
+    (np.zeros((4, 4, 1)), (4, 4, 1), "array: its shape .* is no volume"),
+])  # fmt: skip
+def test_an_array_that_is_no_ct_is_refused(tiny_trained, cascade, hu, shape, sentence):
+    with pytest.raises(C2FError, match=sentence):
+        predict_array(tiny_trained.model, cascade, hu, Geometry(shape, (3.0, 1.0, 1.0)))
 
 
 def test_one_bad_case_is_named_and_the_others_are_done(tiny_trained, predicted, tmp_path, capsys):
