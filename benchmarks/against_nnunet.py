@@ -29,16 +29,14 @@ from scipy.stats import wilcoxon
 
 HERE = Path(__file__).resolve().parent
 OURS = "c2f"
-NNUNET, TORCH = "nnunetv2==2.8.1", "torch==2.13.0"
-NNUNET_PLANS = {  # configuration, how its plan is made: what trains fastest on two cores among what its planner offers
-    "nnunet_3d_fullres": ("3d_fullres", ["-gpu_memory_target", "1", "-overwrite_plans_name", "nnUNetPlans1"]),
-    "nnunet_2d": ("2d", ["-gpu_memory_target", "1", "-overwrite_plans_name", "nnUNetPlans1"]),
-}
+NNUNET_RELEASE, TORCH = "nnunetv2==2.8.1", "torch==2.13.0"
+PLANNED = ["-gpu_memory_target", "1", "-overwrite_plans_name", "nnUNetPlans1"]  # what trains fastest on two cores of what its planner offers
+NNUNET = {"nnunet_3d_fullres": "3d_fullres", "nnunet_2d": "2d"}  # its configuration
 SINGLE = {  # options of peers/single_network.py, tuned on the held-out cases of fold 0 (documentation/experiments.md)
     "segresnet": ["--filters", "16", "--batch", "1"],
     "dynunet": ["--filters", "16", "--batch", "1"],
 }
-METHODS = (OURS, *NNUNET_PLANS, *SINGLE)
+METHODS = (OURS, *NNUNET, *SINGLE)
 METRICS = {"dsc": ("DSC %", 100, True), "hd95_mm": ("95HD mm", 1, False), "surface_dsc": ("surface DSC %", 100, True)}
 
 
@@ -58,6 +56,10 @@ class Bench:
     @property
     def truth(self) -> Path:
         return self.raw / self.dataset / "labelsTs"
+
+    def step(self, name: str, method: str, minutes: float) -> Path:
+        """Where a step's measure is kept, so that it is not made again."""
+        return self.scratch / "steps" / f"{method}_{minutes:g}_{name}.json"
 
     def ours(self, minutes: float) -> dict[str, str]:
         """Environment of this project's commands; what is preprocessed is shared by all minutes."""
@@ -90,6 +92,15 @@ def run(command, env: dict[str, str], log: Path) -> dict[str, float]:
     return {"minutes": round((time.monotonic() - began) / 60, 2), "peak_gb": round(usage.ru_maxrss / 2**20, 2)}
 
 
+def once(record: Path, command, env: dict[str, str], log: Path) -> dict[str, float]:
+    """`run`, or what it measured before: a long step of a comparison that was cut short is not made again."""
+    if not record.exists():
+        measured = run(command, env, log)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(measured))
+    return json.loads(record.read_text())
+
+
 def environment(folder: Path, packages: list[str]) -> Path:
     """A virtual environment with these packages; returns its bin folder."""
     if not (folder / "installed").exists():
@@ -102,31 +113,31 @@ def environment(folder: Path, packages: list[str]) -> Path:
 def train_ours(bench: Bench, minutes: float, out: Path, log: Path) -> tuple[dict, dict]:
     env = bench.ours(minutes)
     command = [sys.executable, "-m", "c2f_nnunet.cli.train", "all", "0", "-d", bench.dataset, "--minutes", f"{minutes:g}", "-device", "cpu"]
-    trained = run(command, env, log)
+    trained = once(bench.step("train", OURS, minutes), command, env, log)
     command = [sys.executable, "-m", "c2f_nnunet.cli.predict", "-i", bench.images, "-o", out, "-d", bench.dataset, "-device", "cpu"]
     return trained, run(command, env, log)
 
 
 def nnunet_bin(bench: Bench) -> Path:
-    folder = environment(bench.scratch / "env_nnunet", [TORCH, NNUNET])
+    folder = environment(bench.scratch / "env_nnunet", [TORCH, NNUNET_RELEASE])
     (trainers,) = (bench.scratch / "env_nnunet").glob("lib/python3*/site-packages/nnunetv2/training/nnUNetTrainer")
     shutil.copy(HERE / "peers" / "nnUNetTrainerMinutes.py", trainers)
     return folder
 
 
 def train_nnunet(bench: Bench, method: str, minutes: float, out: Path, log: Path) -> tuple[dict, dict]:
-    configuration, planning = NNUNET_PLANS[method]
+    configuration = NNUNET[method]
     commands, env, number = nnunet_bin(bench), bench.nnunet(minutes), bench.dataset[7:10]
     prepared = Path(env["nnUNet_preprocessed"]) / bench.dataset
-    plans = planning[planning.index("-overwrite_plans_name") + 1]
+    plans = PLANNED[-1]
     if not (prepared / f"{plans}.json").exists():
         run([commands / "nnUNetv2_extract_fingerprint", "-d", number, "-np", "2"], env, log)
-        run([commands / "nnUNetv2_plan_experiment", "-d", number, *planning], env, log)
+        run([commands / "nnUNetv2_plan_experiment", "-d", number, *PLANNED], env, log)
     if not list(prepared.glob(f"{plans}_{configuration}/*")):
         run([commands / "nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", configuration, "-np", "2"], env, log)
     shutil.copy(Path(bench.ours(minutes)["C2F_RESULTS"]) / bench.dataset / "auto" / "splits_final.json", prepared)
     trainer = ["-tr", "nnUNetTrainerMinutes", "-p", plans, "-device", "cpu"]
-    trained = run([commands / "nnUNetv2_train", number, configuration, "0", *trainer], env, log)
+    trained = once(bench.step("train", method, minutes), [commands / "nnUNetv2_train", number, configuration, "0", *trainer], env, log)
     command = [commands / "nnUNetv2_predict", "-i", bench.images, "-o", out, "-d", number, "-c", configuration, "-f", "0", *trainer,
                "-npp", "1", "-nps", "1"]
     return trained, run(command, env, log)
@@ -151,7 +162,7 @@ def measure(bench: Bench, method: str, minutes: float) -> None:
     if method == OURS:
         trained, predicted = train_ours(bench, minutes, out, log)
     else:
-        trained, predicted = (train_nnunet if method in NNUNET_PLANS else train_single)(bench, method, minutes, out, log)
+        trained, predicted = (train_nnunet if method in NNUNET else train_single)(bench, method, minutes, out, log)
     declared = bench.raw / bench.dataset / "dataset.json"
     scores = bench.scratch / "scores" / f"{method}_{minutes:g}"
     run([sys.executable, "-m", "c2f_nnunet.cli.evaluate", bench.truth, out, "-djfile", declared, "-o", scores], {}, log)

@@ -1,4 +1,4 @@
-"""One 3D network for all organs, MONAI's SegResNet or DynUNet: the strongest simple peer, trained by this project's own pipeline.
+"""One 3D network for all organs, MONAI's SegResNet, its deeply supervised kin or DynUNet: the strongest simple peer, trained by this project's own pipeline.
 
 Volumes, intensity windows, position channels, augmentation, loss, optimiser, schedule and averaging of weights are those of this project's
 views, so the network is all that differs; its size, patch, batch and rate are options. Needs a planned and preprocessed workspace.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.nets import DynUNet, SegResNet
+from monai.networks.nets import DynUNet, SegResNet, SegResNetDS
 from torch import nn
 from whole_volume import Frame, WindowSource, predict
 
@@ -48,6 +48,8 @@ class Listed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         y = self.network(x)
+        if isinstance(y, list):
+            return y
         return list(y.unbind(1)) if y.ndim == 6 else [y]
 
 
@@ -55,6 +57,9 @@ def build(name: str, filters: int, channels_in: int, channels_out: int) -> nn.Mo
     if name == "segresnet":
         network = SegResNet(3, filters, channels_in, channels_out, norm=("INSTANCE", {"affine": True}))
         heads = [network.conv_final[-1].conv]
+    elif name == "segresnet_ds":
+        network = SegResNetDS(3, filters, channels_in, channels_out, norm="instance", dsdepth=3)
+        heads = [level["head"] for level in network.up_layers]
     else:
         strides = [1, 2, 2, 2, 2]
         features = [min(filters * 2**i, 320) for i in range(len(strides))]
@@ -115,7 +120,7 @@ def predict_images(model, network: nn.Module, frame: Frame, images: Path, out: P
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("network", choices=("segresnet", "dynunet"))
+    p.add_argument("network", choices=("segresnet", "segresnet_ds", "dynunet"))
     p.add_argument("--workspace")
     p.add_argument("-d", dest="dataset")
     p.add_argument("--minutes", type=float, required=True)
