@@ -175,10 +175,11 @@ def require_writable(folder: Path) -> None:
         raise WorkspaceError(f"{folder}: cannot be written ({e.strerror}); choose another folder or change its permissions") from e
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether there is a process of this number on this machine, be it Linux or macOS."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -212,7 +213,7 @@ def require_unlocked(folder: Path, what: str) -> None:
     """WorkspaceError naming host and pid where another process holds the folder's lock."""
     path = folder / ".lock"
     owner = _lock_owner(path)
-    if owner and (owner.get("host") != socket.gethostname() or _alive(owner["pid"])):
+    if owner and (owner.get("host") != socket.gethostname() or alive(owner["pid"])):
         raise WorkspaceError(f"{folder}: {owner.get('what', what)} is already running on {owner.get('host')} (pid {owner['pid']}); "
                              f"wait for it or stop it, or remove {path} if it is gone")
 

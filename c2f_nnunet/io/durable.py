@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 from ..errors import WorkspaceError
+from ..workspace import alive
 
 TEMPORARY_MARK = ".tmp-c2f-"
 
@@ -99,7 +100,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
 def owner_lives(name: str) -> bool:
     """Whether the process whose number the name begins with ("123-…") is another one that is still there."""
     owner = name.split("-", 1)[0]
-    return owner.isdigit() and os.path.exists(f"/proc/{owner}") and int(owner) != os.getpid()
+    return owner.isdecimal() and int(owner) != os.getpid() and alive(int(owner))
 
 
 def sha256(path: Path) -> str:

@@ -58,6 +58,12 @@ def test_leftovers_of_the_dead_are_removed(tmp_path):
     assert names(tmp_path) == sorted([alive, other])
 
 
+def test_the_living_are_known_where_there_is_no_proc(monkeypatch):
+    """As on macOS, where a second prediction into one folder would have removed what the first was writing."""
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    assert durable.owner_lives(f"{os.getppid()}-1-a.json") and not durable.owner_lives("4194999-1-a.json")
+
+
 @pytest.fixture
 def target(tmp_path):
     """A file that exists already, in a folder of its own."""
