@@ -5,6 +5,7 @@ its own that came in 2024, and 3D Slicer, for one, does not read it yet (Slicer 
 """
 from __future__ import annotations
 
+import warnings
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -52,18 +53,20 @@ def write_dicom_seg(
     digest, made = content_digest(labels, organs), made or datetime.now()
     headers = [_header(instance, series, source.geometry.spacing_mm[0]) for instance in instances]
     voxels = np.ascontiguousarray(from_canonical(organs.to_channels(labels), source.turn))
+    content = BytesIO()
     try:
-        dataset = highdicom.seg.Segmentation(
-            source_images=headers, pixel_array=voxels, segmentation_type="BINARY", segment_descriptions=_segments(highdicom, organs),
-            series_instance_uid=new_uid("SEG series", series, made, digest), series_number=1, instance_number=1,
-            sop_instance_uid=new_uid("SEG", series, made, digest), manufacturer=SOFTWARE, manufacturer_model_name=SOFTWARE,
-            software_versions=__version__, device_serial_number="none", content_label="AI_NOT_REVIEWED", content_description=NOTICE,
-            content_creator_name=f"AI^{SOFTWARE}", series_description=NOTICE, content_qualification="RESEARCH",
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the patient's and study's values that break a rule, which are copied as they are
+            dataset = highdicom.seg.Segmentation(
+                source_images=headers, pixel_array=voxels, segmentation_type="BINARY", segment_descriptions=_segments(highdicom, organs),
+                series_instance_uid=new_uid("SEG series", series, made, digest), series_number=1, instance_number=1,
+                sop_instance_uid=new_uid("SEG", series, made, digest), manufacturer=SOFTWARE, manufacturer_model_name=SOFTWARE,
+                software_versions=__version__, device_serial_number="none", content_label="AI_NOT_REVIEWED", content_description=NOTICE,
+                content_creator_name=f"AI^{SOFTWARE}", series_description=NOTICE, content_qualification="RESEARCH",
+            )  # fmt: skip
+            dataset.save_as(content, enforce_file_format=True)
     except (AttributeError, KeyError, TypeError, ValueError) as e:  # what highdicom raises for missing or odd attributes
         raise ImageError(f"{path}: no SEG can refer to the series in {instances[0].path.parent} ({e}); export the series again") from e
-    content = BytesIO()
-    dataset.save_as(content, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
 
 

@@ -80,6 +80,15 @@ def test_a_label_map_without_organs_and_a_series_without_a_patient(tmp_path, hig
     assert len(pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence) == 3
 
 
+def test_values_of_the_series_that_break_a_rule_are_copied_without_a_word(tmp_path, highdicom):
+    with pydicom.config.disable_value_validation():
+        made = scan(tmp_path / "ct", PatientAge="45", PatientComments="Grüße", Occupation="x" * 20)
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    with pydicom.config.disable_value_validation():
+        dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+        assert (dataset.PatientAge, dataset.PatientComments) == ("45", "Grüße")
+
+
 def test_dciodvfy_finds_no_error(tmp_path, highdicom):
     if not shutil.which("dciodvfy"):
         pytest.skip("dciodvfy is not installed (Debian: apt-get install dicom3tools)")
