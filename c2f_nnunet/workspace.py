@@ -193,11 +193,20 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def _started(pid: int) -> str | None:
+    """When a process began, which tells it from a later one of the same number (in a container most are 1); None where that is unknown."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
 @contextmanager
 def lock(folder: Path, what: str):
     """Hold `folder/.lock` while the body runs; a second holder gets a Locked naming host and pid.
 
-    The lock is a file made with O_EXCL that holds host and pid; one whose owner on this host is dead is taken over.
+    The lock is a file made with O_EXCL that holds host, pid and when that process began; one whose owner on this host is dead is
+    taken over.
     """
     require_writable(folder)
     path, host = folder / ".lock", socket.gethostname()
@@ -209,7 +218,7 @@ def lock(folder: Path, what: str):
         except FileExistsError:
             raise Locked(f"{path}: another process took the lock at the same moment; try again") from None
         with os.fdopen(handle, "w") as f:
-            json.dump({"host": host, "pid": os.getpid(), "what": what}, f)
+            json.dump({"host": host, "pid": os.getpid(), "started": _started(os.getpid()), "what": what}, f)
     try:
         yield
     finally:
@@ -233,9 +242,15 @@ def require_unlocked(folder: Path, what: str) -> None:
     """Locked, naming host and pid, where another process holds the folder's lock."""
     path = folder / ".lock"
     owner = _lock_owner(path)
-    if owner and (owner.get("host") != socket.gethostname() or is_alive(owner["pid"])):
+    if owner and (owner.get("host") != socket.gethostname() or _holds(owner)):
         raise Locked(f"{folder}: {owner.get('what', what)} is already running on {owner.get('host')} (pid {owner['pid']}); "
                      f"wait for it or stop it, or remove {path} if it is gone")
+
+
+def _holds(owner: dict) -> bool:
+    """Whether the process of this machine that a lock names is still there."""
+    began = owner.get("started"), _started(owner["pid"])
+    return is_alive(owner["pid"]) and (None in began or began[0] == began[1])
 
 
 def require_idle(root: Path) -> None:

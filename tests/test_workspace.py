@@ -156,6 +156,20 @@ def test_a_living_process_keeps_its_lock(tmp_path):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("pid", [os.getpid(), os.getppid()])
+def test_a_number_that_a_later_process_has_holds_no_lock(tmp_path, pid):
+    """A container that is started again has the same name, and its command the number 1 again."""
+    owner = {"host": socket.gethostname(), "pid": pid, "what": "work"}
+    (tmp_path / ".lock").write_text(json.dumps({**owner, "started": "1"}))
+    with lock(tmp_path, "work"):
+        kept = json.loads((tmp_path / ".lock").read_text())
+    assert kept["pid"] == os.getpid() and kept["started"].isdecimal()
+    (tmp_path / ".lock").write_text(json.dumps(owner))  # of an older version
+    with pytest.raises(WorkspaceError, match=f"pid {pid}"), lock(tmp_path, "work"):
+        pass
+
+
 def test_a_lock_of_another_machine_is_left_alone(tmp_path):
     (tmp_path / ".lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, "what": "work"}))
     with pytest.raises(WorkspaceError, match=r"work is already running on elsewhere \(pid 1\).*remove .*\.lock if it is gone"):
