@@ -67,10 +67,11 @@ def test_what_another_machine_is_writing_stays_for_a_day(tmp_path):
     assert durable.remove_leftovers(tmp_path) == [old] and names(tmp_path) == [fresh.name]
 
 
-def test_the_living_are_known_where_there_is_no_proc(monkeypatch):
+def test_the_living_are_known_where_there_is_no_proc(tmp_path, monkeypatch):
     """As on macOS, where a second prediction into one folder would have removed what the first was writing."""
     monkeypatch.setattr(os.path, "exists", lambda path: False)
-    assert durable.owner_lives(f"{os.getppid()}-1-a.json") and not durable.owner_lives("4194999-1-a.json")
+    alive, dead = (tmp_path / f"{durable.TEMPORARY_MARK}{pid}-{durable.HOST}-1-a.json" for pid in (os.getppid(), 4194999))
+    assert not durable.is_abandoned(alive, durable.TEMPORARY_MARK) and durable.is_abandoned(dead, durable.TEMPORARY_MARK)
 
 
 @pytest.fixture
