@@ -147,6 +147,9 @@ def test_groups_skip_what_is_finished(tiny, trainings, capsys):
     assert titles(trainings) == ["3d_Stem 0"]
     assert train.main(tiny.args("3d_Gland", 0, "-device", "cpu")) == 0  # alone it says so
     assert "3d_Gland fold 0: finished already" in capsys.readouterr().out and titles(trainings) == ["3d_Stem 0"]
+    checkpoint.save(tiny.folder.run("3d_Stem", 0).checkpoint("final"), {}, {})
+    assert train.main(tiny.args("fine", 0, "-device", "cpu")) == 0
+    assert "fine 0: every training is finished already" in capsys.readouterr().out and titles(trainings) == ["3d_Stem 0"]
 
 
 def started(tiny) -> None:

@@ -53,6 +53,8 @@ VIEWER = LOADED + """
   press("?", "Slash", true);
   told.help = d.getElementById("help").open;
   d.getElementById("help").close();
+  const row = d.getElementById("reference-row"), shown = () => w.getComputedStyle(row).display;
+  told.reference_row = [shown(), (row.hidden = true, shown())];
   press("n");
   await until(() => w.location.hash === "#case=t2" && w.viewer.state.loaded);
   told.next = d.querySelector("#cases [aria-current=true]").firstChild.textContent;
@@ -108,6 +110,7 @@ def test_the_viewer_draws_and_its_switches_and_keys_work(site, tmp_path):
     assert seen["key_3"][0] is False and seen["key_3"][1] == seen["without"]
     assert seen["reference"][0] is False and seen["reference"][1] > 20
     assert seen["outlined"] > 100
+    assert seen["reference_row"] == ["flex", "none"]  # without a reference its switch is hidden
     assert seen["some"] is False and seen["bare"] < 0.2 * seen["coloured"] and seen["back"] == 0
     assert seen["window"][0] == "Bone" and seen["window"][1] > 1000
     assert seen["up"] == 2 and seen["moved_place"] != seen["place"]
