@@ -167,7 +167,7 @@ def _scores_of_folder(folder: Path, model: Model, cases: Mapping[str, Case], not
             notes.append(f"incomplete: {folder} has no prediction of {case_id}")
             continue
         try:
-            out.append(folders.evaluate_case(case.label, files[case_id], model.plan.labels, case.annotated))
+            out.append(folders.evaluate_case(case.label, files[case_id], model.plan.labels, case.annotated, case=case_id))
         except C2FError as e:
             notes.append(f"incomplete: {e}")
     return out

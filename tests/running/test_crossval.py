@@ -45,6 +45,16 @@ def test_tables_and_notes(report):
     assert (report.folder.crossval / "report.html").read_text().count("<table") >= 3
 
 
+def test_the_cases_of_a_compared_folder_have_their_names(report):
+    """Of two cases it has one: that is said of it, and of no other column."""
+    rows = pd.read_csv(report.folder.crossval / "tables" / "per_case.csv", keep_default_na=False)
+    assert {r: set(part["case"]) for r, part in rows.groupby("result")} == {
+        **dict.fromkeys(("2d_top", "2d_front", "2d_side", "fusion", "coarse", "fine", "final"), {"t2", "t5"}), "perfect": {"t2"},
+    }  # fmt: skip
+    text = (report.folder.crossval / "report.md").read_text()
+    assert text.count("not comparable with those of a column with other cases") == 1 and "perfect: 1 of 2 cases" in text
+
+
 def test_every_case_is_on_the_page_and_in_the_viewer(report):
     html = (report.folder.crossval / "report.html").read_text(encoding="utf-8")
     index = viewing.read_index(report.folder.crossval)
