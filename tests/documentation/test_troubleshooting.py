@@ -15,7 +15,7 @@ PAGE = (ROOT / "documentation" / "troubleshooting.md").read_text(encoding="utf-8
 MODULES = sorted([*(ROOT / "c2f_nnunet").rglob("*.py"), *(ROOT / "dataset_conversion").rglob("*.py")])
 OTHERS = [*(ROOT / "c2f_nnunet" / "web").glob("viewer.js"), ROOT / "quickstart.sh", ROOT / "scripts" / "environment.sh"]
 ERRORS = re.findall(r"^class (\w+)\(", (ROOT / "c2f_nnunet" / "errors.py").read_text(encoding="utf-8"), re.MULTILINE)
-STATED = {*ERRORS, "ArgumentTypeError", "log.warning", "log.error"}
+STATED = {*ERRORS, "ArgumentTypeError", "failed", "log.warning", "log.error"}  # failed: cli/common.py
 GAP = "…"
 
 
