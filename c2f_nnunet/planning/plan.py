@@ -205,8 +205,9 @@ def checked(plan: Plan, path: Path) -> Plan:
     names = [m.name.casefold() for m in plan.members]
     if twice := sorted({m.name for m in plan.members if names.count(m.name.casefold()) > 1}):
         raise PlanError(f"{path}: {' and '.join(twice)} would share a folder; give each member a name of its own")
-    if sorted(o for m in plan.fine.members for o in m.organs) != sorted(plan.labels.organs):
-        raise PlanError(f"{path}: the fine members do not have each of the organs {', '.join(plan.labels.organs)} once; mend the plan")
+    refined = [o for m in plan.fine.members for o in m.organs]  # an organ that is in none of them keeps its coarse result
+    if wrong := sorted({o for o in refined if refined.count(o) > 1 or o not in plan.labels.organs}):
+        raise PlanError(f"{path}: {', '.join(wrong)}: in two fine members, or no organ of the plan; mend the plan")
     for what, block in (("the coarse volume", plan.coarse), *((m.name, m) for m in plan.members)):
         grid = f"{list(block.shape)} voxels of {list(block.spacing_mm)} mm"
         if min(*block.spacing_mm, *block.shape) <= 0:
