@@ -2,7 +2,7 @@
 
 Predicts the held-out cases of one fold with the networks that never saw them, and prints Spearman's correlation of each quantity
 with the DSC, per organ and pooled, with bootstrap intervals over the cases; and how many of the worst tenth are among the flagged,
-each organ's limit taken from the other cases. Further model folders (trained on the same fold) join as an ensemble, as folds would.
+each organ's limit, a percentile or that of the checks, taken from the other cases. Further model folders (trained on the same fold) join as an ensemble, as folds would.
 
   python benchmarks/confidence.py RESULTS/Dataset015_HeadNeckKBP/auto --raw RAW/Dataset015_HeadNeckKBP --fold 0 -o features.csv
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from c2f_nnunet.data.fingerprint import Fingerprint
 from c2f_nnunet.geometry import Box, boxed
 from c2f_nnunet.inference.cascade import Cascade, merge, run_coarse, run_fine
 from c2f_nnunet.inference.checks import check_case, scene
-from c2f_nnunet.inference.limits import organ_limits
+from c2f_nnunet.inference.limits import CASE_ALARMS, least_probability, organ_limits
 from c2f_nnunet.io import records
 from c2f_nnunet.io.images import read_image, read_label
 from c2f_nnunet.network.precision import default_device, find_device
@@ -111,9 +112,10 @@ def show(frame: pd.DataFrame) -> None:
     print(pd.DataFrame([correlations(candidates, n) for n in names]).set_index("quantity").to_string())
     print("\nFlagged (below the 10th percentile of the organ's other cases) and, of the worst tenth by DSC, how many are among them:")
     rows = [caught(candidates, n, below_limit(candidates, n), candidates[n]) for n in names]
-    unusual = frame["failed"].fillna("").ne("").to_numpy()
+    unusual, least = frame["failed"].fillna("").ne("").to_numpy(), below_least(frame)
+    rows.append(caught(frame, "inside, by the limit of the checks", least))
     rows.append(caught(frame, "checks but the confidence's", unusual))
-    rows.append(caught(frame, "all checks, confidence: inside", unusual | below_limit(candidates, "inside")))
+    rows.append(caught(frame, "all checks", unusual | least))
     print(pd.DataFrame(rows).set_index("quantity").to_string())
     print("\nChecks that failed:\n" + frame.loc[unusual, ["case", "organ", "dsc", "failed"]].to_string(index=False))
 
@@ -128,12 +130,8 @@ def show_cut(frame: pd.DataFrame) -> None:
 
 def place_among_others(frame: pd.DataFrame, name: str) -> pd.Series:
     """The part (0…1) of the organ's other cases whose value is lower, equal ones counted half."""
-    found = []
-    for row in frame.itertuples():
-        others = frame.loc[(frame["organ"] == row.organ) & (frame["case"] != row.case), name]
-        mine = frame.at[row.Index, name]
-        found.append(float((others < mine).mean() + 0.5 * (others == mine).mean()))
-    return pd.Series(found, index=frame.index)
+    pairs = zip(frame[name], of_others(frame, name))
+    return pd.Series([float((others < mine).mean() + 0.5 * (others == mine).mean()) for mine, others in pairs], index=frame.index)
 
 
 def correlations(frame: pd.DataFrame, name: str) -> dict:
@@ -167,12 +165,21 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def below_limit(frame: pd.DataFrame, name: str, share: float = 0.1) -> np.ndarray:
-    """Which rows lie below the limit that the organ's other cases give."""
-    limits = []
+def of_others(frame: pd.DataFrame, name: str) -> Iterator[pd.Series]:
+    """For each row, the values of its organ in the other cases."""
     for row in frame.itertuples():
-        limits.append(np.percentile(frame.loc[(frame["organ"] == row.organ) & (frame["case"] != row.case), name], 100 * share))
-    return frame[name].to_numpy() < np.array(limits)
+        yield frame.loc[(frame["organ"] == row.organ) & (frame["case"] != row.case), name]
+
+
+def below_limit(frame: pd.DataFrame, name: str, share: float = 0.1) -> np.ndarray:
+    """Which rows lie below the percentile of the organ's other cases."""
+    return frame[name].to_numpy() < np.array([np.percentile(others, 100 * share) for others in of_others(frame, name)])
+
+
+def below_least(frame: pd.DataFrame) -> np.ndarray:
+    """Which rows lie below the limit that the checks would make of the organ's other cases."""
+    chance, inside = CASE_ALARMS / frame["organ"].nunique(), frame["inside"].to_numpy()
+    return (inside > 0) & (inside < np.array([least_probability(others, chance) for others in of_others(frame, "inside")], float))
 
 
 def caught(frame: pd.DataFrame, name: str, flags: np.ndarray, value: pd.Series | None = None, share: float = 0.1) -> dict:

@@ -16,7 +16,7 @@ from ..io.records import record
 from .agreement import Evidence
 from .cascade import OrganReport, Segmentation
 from .limits import EDGE_SHARE, Limit, Limits3, OrganLimits, among_mm, held_share, others_shift_mm
-from .locate import COINCIDE, SWAPPED, Faces
+from .locate import COINCIDE, SWAPPED, Faces, threshold_of
 from .shapes import Shape, shapes
 
 SIDE_FLAGS = (SWAPPED, COINCIDE)  # of the coarse stage; asked of the final masks by `check_sides`
@@ -77,7 +77,7 @@ def check_case(case: str, result: Segmentation, scan: Scene, limits: Mapping[str
 
 def _check_organ(case: str, report: OrganReport, scan: Scene, limits: Mapping[str, OrganLimits], pairs) -> Checked:
     organ, known, shape = report.organ, limits.get(report.organ), scan.shapes.get(report.organ)
-    checks = [check_found(report.volume_ml, report.how, report.flags, report.grown)]
+    checks = [check_found(report.volume_ml, report.how, report.flags, report.grown, known.threshold if known else None)]
     if known:
         shift = others_shift_mm(organ, scan.offsets_mm, {o: k.centre_mm for o, k in limits.items()})
         checks.append(check_scan(known.span_mm, scan.scan_mm, 0.0 if shift is None else float(shift[0]), known.in_scan))
@@ -120,10 +120,14 @@ def touched(shape: Shape, size: Sequence[int]) -> Faces:
 
 # The checks: plain numbers in, a Check out; None where there is no limit to compare with.
 
-def check_found(volume_ml: float, how: str, flags: Sequence[str], grown: bool) -> Check:
-    """Whether the organ is there, and the coarse stage found it at its first threshold; with what else prediction flagged."""
+def check_found(volume_ml: float, how: str, flags: Sequence[str], grown: bool, least: float | None = None) -> Check:
+    """Whether the organ is there, and the coarse stage found it at its first threshold or one that is usual; with what else was flagged.
+
+    least: the lowest usual threshold.
+    """
     said = [f for f in flags if f not in SIDE_FLAGS]
-    if how not in ("threshold 0.5", "coarse", "absent"):
+    usual = least is not None and how.startswith("threshold") and threshold_of(how) >= least
+    if how not in ("threshold 0.5", "coarse", "absent") and not usual:
         said.append(f"found at {how}" if volume_ml else f"looked for at {how}")
     if not volume_ml:
         said.insert(0, "empty")
@@ -133,10 +137,10 @@ def check_found(volume_ml: float, how: str, flags: Sequence[str], grown: bool) -
 
 
 def check_probability(inside: float, least: float | None) -> Check | None:
-    """Whether the mean probability inside it is not below that of nine of ten held-out results."""
+    """Whether the mean probability inside it is one to be expected after held-out results."""
     if least is None:
         return None
-    said = f"mean probability {inside:.3f}, nine of ten held-out cases had {least:.3f} or more"
+    said = f"mean probability {inside:.3f}, to be expected are {least:.3f} or more"
     return _between("probability", inside, (least, None), said)
 
 

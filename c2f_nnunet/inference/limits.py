@@ -6,38 +6,41 @@ A Limit is (lowest, highest), None on the side that is open.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import expit, logit, stdtrit
 
 from ..data.fingerprint import CaseStats, Fingerprint
 from ..io.records import record
 
 Limit = tuple[float | None, float | None]
 Limits3 = tuple[Limit, Limit, Limit]
-CASE_ALARMS = 0.05  # a choice: of ordinary cases, the share in which any organ's size or place is called unusual
-LOW_TENTH = 10.0  # a choice: percentile of the held-out cases' mean probability below which an organ needs a look
+CASE_ALARMS = 0.05  # a choice: of ordinary cases, the share in which any organ's size or place is called unusual; of any probability, too
+USUAL = 10.0  # a choice: percentile of the thresholds at which held-out cases were found; one below it is unusual
 LOOSE = 0.01  # a choice: loose pieces that hold less of the organ than this are never remarked on
 EDGE_SHARE = 0.5  # a choice: to touch a face of the scan is worth a look where less than half of the training cases do
 FEWEST = 3  # cases that a range is derived from
+CERTAIN = 1 - 1e-7  # a mean probability above it is taken as this: its log-odds would be infinite
 
 
 @record
 class HeldOut:
     """What one organ's results on held-out cases were like, case by case: DSC, mean probability inside, the part in the largest component
-    (all 0…1)."""
+    (all 0…1; 0 for an empty result), and the coarse stage's threshold at which it was found (0: at its usual place; () in older files)."""
 
     organ: str
     cases: tuple[str, ...]
     dsc: tuple[float, ...]
     inside: tuple[float, ...]
     largest_share: tuple[float, ...]
+    threshold: tuple[float, ...] = ()
 
     def without(self, cases: Collection[str]) -> "HeldOut":
         """The same with these cases left out."""
         kept = [i for i, case in enumerate(self.cases) if case not in cases]
-        columns = self.cases, self.dsc, self.inside, self.largest_share
-        return HeldOut(self.organ, *(tuple(column[i] for i in kept) for column in columns))
+        columns = self.cases, self.dsc, self.inside, self.largest_share, self.threshold
+        return HeldOut(self.organ, *(tuple(column[i] for i in kept) if column else () for column in columns))
 
 
 @record
@@ -48,7 +51,7 @@ class OrganLimits:
     among_mm: range of the offset that remains when the shift of the other organs is taken off (`others_shift_mm`).
     ratio: of its volume to its partner's on the other side. span_mm: where it usually begins and ends along z; in_scan: the
     smallest part (0…1) of that span that a training scan holds. touching: per axis, the part of the training cases in which
-    it touches the scan's low and high face. inside, largest_share: of held-out results.
+    it touches the scan's low and high face. inside, largest_share, threshold: the least to be expected after held-out results.
     """
 
     organ: str
@@ -63,6 +66,7 @@ class OrganLimits:
     touching: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
     inside: float | None
     largest_share: float | None
+    threshold: float | None = None
 
 
 def organ_limits(fingerprint: Fingerprint, held_out: Sequence[HeldOut] = (), without: Collection[str] = ()) -> dict[str, OrganLimits]:
@@ -74,11 +78,12 @@ def organ_limits(fingerprint: Fingerprint, held_out: Sequence[HeldOut] = (), wit
     numbers = 7 * len(organs) + len(fingerprint.pairs)  # compared in each case: a volume and two places of three axes; and a ratio
     chance = CASE_ALARMS / numbers
     tests = {h.organ: h.without(without) for h in held_out}
-    return {o: _of_organ(o, partners.get(o), cases, centres, chance, tests.get(o)) for o in organs}
+    found = {o: _of_organ(o, partners.get(o), cases, centres, chance) for o in organs}
+    return {o: replace(known, **_of_results(tests[o], CASE_ALARMS / len(organs))) if o in tests else known for o, known in found.items()}
 
 
 def _of_organ(
-    organ: str, partner: str | None, cases: Sequence[CaseStats], centres: Mapping[str, np.ndarray], chance: float, held_out: HeldOut | None
+    organ: str, partner: str | None, cases: Sequence[CaseStats], centres: Mapping[str, np.ndarray], chance: float
 ) -> OrganLimits:  # fmt: skip
     mine = [c for c in cases if organ in c.organs]
     stats = [c.organs[organ] for c in mine]
@@ -86,15 +91,22 @@ def _of_organ(
     both = [c for c in mine if partner in c.organs]
     ends = [np.subtract((c.organs[organ].box.start[0], c.organs[organ].box.stop[0]), c.body_box.stop[0]) * c.spacing_mm[0] for c in mine]
     span = tuple(float(v) for v in np.median(ends, axis=0))
-    tested = held_out is not None and len(held_out.cases) >= FEWEST
     return OrganLimits(
         organ, len(mine), ratio_range([s.volume_mm3 / 1000 for s in stats], chance), tuple(map(float, centres[organ])),
         _ranges([s.offset_mm for s in stats], chance), _ranges(among, chance),
         ratio_range([c.organs[organ].volume_mm3 / c.organs[partner].volume_mm3 for c in both], chance),
-        span, min(held_share(span, _scan_span(c), _shift_z(organ, c, centres)) for c in mine), _touching(mine, organ),
-        float(np.percentile(held_out.inside, LOW_TENTH)) if tested else None,
-        min(*held_out.largest_share, 1 - LOOSE) if tested else None,
+        span, min(held_share(span, _scan_span(c), _shift_z(organ, c, centres)) for c in mine), _touching(mine, organ), None, None,
     )  # fmt: skip
+
+
+def _of_results(held_out: HeldOut, chance: float) -> dict[str, float | None]:
+    """The limits that come from held-out results."""
+    shares, thresholds = [s for s in held_out.largest_share if s > 0], held_out.threshold
+    return {
+        "inside": least_probability(held_out.inside, chance),
+        "largest_share": min(*shares, 1 - LOOSE) if len(shares) >= FEWEST else None,
+        "threshold": float(np.percentile(thresholds, USUAL, method="lower")) if len(thresholds) >= FEWEST else None,
+    }
 
 
 def normal_range(values: Sequence[float], chance: float) -> Limit | None:
@@ -103,11 +115,9 @@ def normal_range(values: Sequence[float], chance: float) -> Limit | None:
 
     mean ± t(n - 1) · sd · √(1 + 1/n): few cases give a wide range.
     """
-    n = len(values)
-    if n < FEWEST:
+    if len(values) < FEWEST:
         return None
-    reach = stdtrit(n - 1, 1 - chance / 2) * np.std(values, ddof=1) * np.sqrt(1 + 1 / n)
-    mean = np.mean(values)
+    mean, reach = np.mean(values), _reach(values, chance / 2)
     return float(min(np.min(values), mean - reach)), float(max(np.max(values), mean + reach))
 
 
@@ -115,6 +125,21 @@ def ratio_range(values: Sequence[float], chance: float) -> Limit | None:
     """`normal_range` of values above 0 by their logarithms: volumes, and ratios of volumes."""
     found = normal_range(np.log(values), chance)
     return None if found is None else (float(np.exp(found[0])), float(np.exp(found[1])))
+
+
+def least_probability(values: Sequence[float], chance: float) -> float | None:
+    """The mean probability below which a further result lies by this chance: a prediction bound by the log-odds; None for fewer than three.
+
+    Not as low as the lowest of the values: some held-out results are poor, and one like them needs a look. Empty ones, of 0, are left out.
+    """
+    odds = logit(np.minimum([v for v in values if v > 0], CERTAIN))
+    return None if len(odds) < FEWEST else float(expit(np.mean(odds) - _reach(odds, chance)))
+
+
+def _reach(values: Sequence[float], chance: float) -> float:
+    """How far from their mean a further normal value may lie; beyond it on one side it does by this chance."""
+    n = len(values)
+    return stdtrit(n - 1, 1 - chance) * np.std(values, ddof=1) * np.sqrt(1 + 1 / n)
 
 
 def _ranges(points: Sequence[Sequence[float]], chance: float) -> Limits3 | None:

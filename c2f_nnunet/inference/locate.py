@@ -48,6 +48,11 @@ class Located:
     volume_mm3: float = 0.0
 
 
+def threshold_of(how: str) -> float:
+    """The threshold of a Located's `how`; 0 where it was found at none."""
+    return float(how.removeprefix("threshold ")) if how.startswith("threshold ") else 0.0
+
+
 class _Component(NamedTuple):
     """A connected component: its organ's channel, box, voxels, centroid index (z, y, x), and the sum of its probabilities."""
 

@@ -21,6 +21,7 @@ from ..inference.fusion import FUSION_VERSION, LIMIT, FusionFile, FusionWeights,
 from ..inference.fusion_fit import fit
 from ..inference.fusion_learn import FitCase
 from ..inference.limits import HeldOut
+from ..inference.locate import threshold_of
 from ..inference.presence import Presence
 from ..inference.shapes import shapes
 from ..io import records
@@ -36,10 +37,11 @@ OnCase = Callable[[str], None]
 
 
 class SavedMaps(NamedTuple):
-    """One organ of a held-out case: how to get its maps back, and its voxels in the whole reference."""
+    """One organ of a held-out case: how to get its maps back, its voxels in the whole reference, and at what threshold it was found."""
 
     load: Callable[[], FitCase]
     voxels: int
+    threshold: float
 
 
 def complete_folds(model: Model, members, which: str) -> tuple[int, ...]:
@@ -165,7 +167,7 @@ def _save_maps(
         path = folder / f"{case.id}__{channel}.npy"
         np.save(path, np.stack([maps.fine, maps.coarse])[:, None].astype(np.float16), allow_pickle=False)
         load = _loader(case.id, path, (truth[maps.box.slices] == channel).astype(np.uint8))
-        yield maps.organ, SavedMaps(load, int(np.count_nonzero(truth == channel)))
+        yield maps.organ, SavedMaps(load, int(np.count_nonzero(truth == channel)), threshold_of(coarse.located[maps.organ].how))
 
 
 def _loader(case_id: str, path: Path, truth: np.ndarray) -> Callable[[], FitCase]:
@@ -205,8 +207,8 @@ def _held_out(organ: str, saved: list[SavedMaps], weights: FusionWeights, clean:
         shape = shapes(mask.astype(np.uint8), (organ,)).get(organ)
         reached = dsc(maps.voxels, int(mask.sum()), int((mask & (case.truth > 0)).sum()))
         inside = weigh(values, fine, coarse, None, None).inside
-        rows.append((case.id, float(reached), inside, shape.largest_share if shape else 0.0))
-    return HeldOut(organ, *(zip(*rows) if rows else ((),) * 4))
+        rows.append((case.id, float(reached), inside, shape.largest_share if shape else 0.0, maps.threshold))
+    return HeldOut(organ, *(zip(*rows) if rows else ((),) * 5))
 
 
 def _dice(truth: np.ndarray, mask: np.ndarray) -> float:

@@ -29,9 +29,20 @@ def test_found(volume, how, flags, grown, passed, sentence):
     assert module.check_found(volume, how, flags, grown) == Check("found", volume, (None, None), passed, sentence)
 
 
+@pytest.mark.parametrize("how, least, sentence", [
+    ("threshold 0.25", 0.25, "found, 3.1 ml"),  # as is usual for this organ
+    ("threshold 0.1", 0.25, "found at threshold 0.1"),
+    ("threshold 0.1", 0.0, "found, 3.1 ml"),
+    ("prior", 0.0, "found at prior"),  # worth a look however often it happens
+])
+def test_found_at_a_threshold_that_is_usual(how, least, sentence):
+    found = module.check_found(3.14, how, (), False, least)
+    assert (found.passed, found.sentence) == (sentence == "found, 3.1 ml", sentence)
+
+
 @pytest.mark.parametrize("check, value, passed, sentence", [
-    (module.check_probability(0.8, 0.7), 0.8, True, "mean probability 0.800, nine of ten held-out cases had 0.700 or more"),
-    (module.check_probability(0.6, 0.7), 0.6, False, "mean probability 0.600, nine of ten held-out cases had 0.700 or more"),
+    (module.check_probability(0.8, 0.7), 0.8, True, "mean probability 0.800, to be expected are 0.700 or more"),
+    (module.check_probability(0.6, 0.7), 0.6, False, "mean probability 0.600, to be expected are 0.700 or more"),
     (module.check_volume(5.0, (4.0, 6.0)), 5.0, True, "5.0 ml, to be expected are 4.0 to 6.0 ml"),
     (module.check_volume(7.0, (4.0, 6.0)), 7.0, False, "7.0 ml, to be expected are 4.0 to 6.0 ml"),
     (module.check_volume(3.0, (4.0, 6.0)), 3.0, False, "3.0 ml, to be expected are 4.0 to 6.0 ml"),

@@ -4,11 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import expit
 
 from c2f_nnunet.data.fingerprint import CaseStats, Fingerprint, OrganStats
 from c2f_nnunet.geometry import Box
 from c2f_nnunet.inference import limits as module
-from c2f_nnunet.inference.limits import HeldOut, among_mm, held_share, normal_range, organ_limits, others_shift_mm, ratio_range
+from c2f_nnunet.inference.limits import (
+    HeldOut, among_mm, held_share, least_probability, normal_range, organ_limits, others_shift_mm, ratio_range,
+)  # fmt: skip
 from c2f_nnunet.labels import LabelSet
 
 
@@ -44,6 +47,24 @@ def test_ordinary_values_fall_outside_as_often_as_the_chance_says(n):
         low, high = normal_range(rng.normal(size=n), 0.1)
         outside += not low <= rng.normal() <= high
     assert 0.02 < outside / 2000 <= 0.12  # at most the chance: with many cases the values' own range is the wider one
+
+
+def test_the_least_probability_is_a_prediction_bound_of_the_log_odds():
+    odds = np.array([1.0, 2.0, 3.0])  # mean 2, sd 1
+    reach = stats.t.ppf(0.9, 2) * np.sqrt(4 / 3)
+    assert least_probability(expit(odds), 0.1) == pytest.approx(expit(2 - reach))
+    assert least_probability([*expit(odds), 0.0], 0.1) == pytest.approx(expit(2 - reach))  # an empty result says nothing
+    assert least_probability([0.9, 0.8, 0.0], 0.1) is None and least_probability([], 0.1) is None
+    assert 0.999 < least_probability([1.0, 1.0, 1.0], 0.1) < 1.0
+    # a poor result among ordinary ones does not make such results ordinary
+    assert least_probability(expit([2.0] * 11 + [1.0]), 0.1) > expit(1.0)
+
+
+@pytest.mark.parametrize("n", [4, 12, 60])
+def test_ordinary_results_lie_below_the_least_probability_as_often_as_the_chance_says(n):
+    rng = np.random.default_rng(0)
+    below = [expit(rng.normal(2, 1)) < least_probability(expit(rng.normal(2, 1, n)), 0.1) for _ in range(2000)]
+    assert 0.08 < np.mean(below) < 0.12
 
 
 def test_places_among_the_other_organs():
@@ -87,8 +108,9 @@ def test_a_case_that_is_checked_has_no_say():
     with_it, without = organ_limits(fingerprint(*cases), held_out), organ_limits(fingerprint(*cases), held_out, {"odd"})
     assert with_it["B"].volume_ml[1] > 9 > 1.1 > without["B"].volume_ml[1] and (with_it["B"].cases, without["B"].cases) == (5, 4)
     assert "A_L" in with_it and "A_L" not in without
-    assert with_it["B"].inside == pytest.approx(0.1 + 0.3 * 0.6)  # the 10th percentile lies at 0.3 of the way from 0.1 to 0.7
-    assert without["B"].inside == pytest.approx(0.72) and without["B"].largest_share == 0.9 and with_it["B"].largest_share == 0.2
+    assert with_it["B"].inside == pytest.approx(least_probability([0.9, 0.8, 0.7, 0.1], 0.05 / 2))  # one in twenty, shared by A_L and B
+    assert without["B"].inside == pytest.approx(least_probability([0.9, 0.8, 0.7], 0.05)) and without["B"].inside > with_it["B"].inside
+    assert without["B"].largest_share == 0.9 and with_it["B"].largest_share == 0.2
 
 
 def test_loose_crumbs_and_too_few_held_out_cases_give_no_limit_of_their_own():
@@ -96,6 +118,23 @@ def test_loose_crumbs_and_too_few_held_out_cases_give_no_limit_of_their_own():
     whole = HeldOut("B", ("c0", "c1", "c2"), (0.8,) * 3, (0.9,) * 3, (1.0,) * 3)
     assert organ_limits(fingerprint(*cases), [whole])["B"].largest_share == 1 - module.LOOSE
     assert organ_limits(fingerprint(*cases), [whole.without({"c1"})])["B"].inside is None
+    empty = HeldOut("B", ("c0", "c1", "c2", "c3"), (0.8, 0.8, 0.8, 0.0), (0.9, 0.9, 0.9, 0.0), (1.0, 0.9, 1.0, 0.0))
+    assert organ_limits(fingerprint(*cases), [empty])["B"].largest_share == 0.9
+
+
+@pytest.mark.parametrize("found, least", [
+    ((0.5,) * 12, 0.5),
+    ((0.5,) * 11 + (0.25,), 0.5),  # one in twelve is not usual
+    ((0.5,) * 10 + (0.25, 0.1), 0.25),  # two at 0.25 or below are
+    ((0.5, 0.5, 0.25, 0.5), 0.25),
+    ((0.5, 0.25, 0.0, 0.0), 0.0),  # often not found at all
+    ((0.5, 0.25), None),
+    ((), None),  # a fusion.json of an earlier version
+])
+def test_thresholds_at_which_a_tenth_of_the_held_out_cases_is_found_are_usual(found, least):
+    n = len(found) or 3
+    tests = HeldOut("B", tuple(f"h{i}" for i in range(n)), (0.8,) * n, (0.9,) * n, (1.0,) * n, found)
+    assert organ_limits(fingerprint(*[case(f"c{i}", {"B": organ()}) for i in range(3)]), [tests])["B"].threshold == least
 
 
 def test_more_organs_make_each_range_wider():

@@ -41,15 +41,15 @@ def test_the_heaviest_component_wins_not_the_largest():
     assert stem.centre_world_mm == (48, 47, 53)
 
 
-@pytest.mark.parametrize("probability, how", [
-    (0.60, "threshold 0.5"),
-    (0.40, "threshold 0.25"),
-    (0.20, "threshold 0.1"),
-    (0.08, "prior"),
+@pytest.mark.parametrize("probability, how, threshold", [
+    (0.60, "threshold 0.5", 0.5),
+    (0.40, "threshold 0.25", 0.25),
+    (0.20, "threshold 0.1", 0.1),
+    (0.08, "prior", 0.0),
 ])
-def test_every_step_of_the_ladder(probability, how):
+def test_every_step_of_the_ladder(probability, how, threshold):
     found = locate({"Stem": volume(((2, 2, 2), (6, 6, 6), probability))}, GRID, plan(prior("Stem")), ANCHOR)["Stem"]
-    assert found.how == how and found.box.shape == (4, 4, 4)
+    assert found.how == how and module.threshold_of(how) == threshold and found.box.shape == (4, 4, 4)
     if how == "prior":
         assert found.box == Box((8, 9, 9), (12, 13, 13))  # centre (9, 10, 10), to the next half voxel
         assert found.flags == ("missed by the coarse stage",)

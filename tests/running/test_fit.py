@@ -43,9 +43,9 @@ def test_held_out_results_are_kept_for_the_checks(tiny_trained):
     held_out = read_fusion(tiny_trained.folder.fusion).held_out
     assert [h.organ for h in held_out] == ["Gland_L", "Gland_R", "Stem"] and held_out[2].cases == ("t2", "t5")
     for h in held_out:
-        assert len(h.dsc) == len(h.inside) == len(h.largest_share) == len(h.cases) and set(h.cases) <= {"t2", "t5"}
+        assert len(h.dsc) == len(h.inside) == len(h.largest_share) == len(h.threshold) == len(h.cases) and set(h.cases) <= {"t2", "t5"}
         assert all(0 <= v <= 1 for v in (*h.dsc, *h.inside, *h.largest_share))
-    assert min(held_out[2].dsc) > 0.5 and min(held_out[2].inside) > 0.5
+    assert min(held_out[2].dsc) > 0.5 and min(held_out[2].inside) > 0.5 and set(held_out[2].threshold) <= {0.5, 0.25, 0.1}
 
 
 def test_a_held_out_result_by_hand():
@@ -54,10 +54,10 @@ def test_a_held_out_result_by_hand():
     fine[..., [0, 1, 2, 5]] = np.log(9.0)  # p = 0.9
     case = FitCase("a", np.stack([fine, fine])[:, None], np.array([1, 1, 1, 1, 0, 0, 0, 0], np.uint8).reshape(1, 1, 8), np.array([True]))
     weights = FusionWeights(("Stem",), MERGE_SOURCES, ((1.0,), (0.0,)), (0.0,))
-    saved = [fit.SavedMaps(lambda: case, 5), fit.SavedMaps(lambda: case, 0)]
+    saved = [fit.SavedMaps(lambda: case, 5, 0.25), fit.SavedMaps(lambda: case, 0, 0.5)]
     found = fit._held_out("Stem", saved, weights, clean=False)
     assert found.cases == ("a",) and found.dsc == (pytest.approx(6 / 9),) and found.largest_share == (0.75,)
-    assert found.inside == (pytest.approx(0.9),)
+    assert found.inside == (pytest.approx(0.9),) and found.threshold == (0.25,)
     cleaned = fit._held_out("Stem", saved, weights, clean=True)
     assert cleaned.largest_share == (1.0,) and cleaned.dsc == (pytest.approx(6 / 8),)
     assert fit._held_out("Stem", [], weights, clean=False).cases == ()
