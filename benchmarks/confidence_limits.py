@@ -1,7 +1,9 @@
 """How many organs does a limit of the mean probability flag, and are they the poor ones? Limits from n cases at random, the others checked.
 
-Reads what c2f_predict left for scans with a reference, and c2f_evaluate's per_case.csv beside it.
+Reads the held-out results in a model's fusion.json; or what c2f_predict left for scans with a reference, and c2f_evaluate's per_case.csv
+beside it.
 
+  python benchmarks/confidence_limits.py RESULTS/Dataset015_HeadNeckKBP/auto/fusion.json -n 4 11
   c2f_predict -i imagesTs -o OUT -d 15 && c2f_evaluate labelsTs OUT && python benchmarks/confidence_limits.py OUT
 """
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from c2f_nnunet.inference.fusion import read_fusion
 from c2f_nnunet.inference.limits import FEWEST, least_probability
 from c2f_nnunet.running.checking import gather_checks
 
@@ -40,19 +43,26 @@ LIMITS = {  # name → (the held-out values, number of organs) → the lowest va
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("predictions", type=Path)
+    p.add_argument("source", type=Path, metavar="FUSION_JSON or OUT")
     p.add_argument("-n", nargs="+", type=int, default=(4, 8, 12, 24), help="numbers of held-out cases")
     args = p.parse_args()
-    inside, dsc = tables(args.predictions)
+    inside, dsc = tables(results(args.source))
     poor = (dsc - dsc.median()).stack().rank(method="first").unstack().reindex_like(dsc) <= round(POOR * dsc.size)
     print(f"{inside.shape[0]} cases, {inside.shape[1]} organs; in %, means over {DRAWS} draws")
     print(pd.DataFrame([row for n in args.n for row in rows(inside.to_numpy(), poor.to_numpy(), n)]).round(1).to_string(index=False))
 
 
-def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean probability (0: not found) and DSC by case and organ, of the organs that are found in nine of ten cases."""
-    noted = pd.DataFrame([{"case": c.case, "organ": c.organ, "inside": c.evidence.inside} for c in gather_checks(folder)])
-    both = noted.merge(pd.read_csv(folder / "per_case.csv", dtype={"case": str}), on=["case", "organ"]).fillna({"dsc": 0.0})
+def results(source: Path) -> pd.DataFrame:
+    """Case, organ, mean probability inside (0: not found) and DSC."""
+    if source.is_file():
+        rows = [(h.organ, *row) for h in read_fusion(source).held_out for row in zip(h.cases, h.inside, h.dsc)]
+        return pd.DataFrame(rows, columns=["organ", "case", "inside", "dsc"])
+    noted = pd.DataFrame([{"case": c.case, "organ": c.organ, "inside": c.evidence.inside} for c in gather_checks(source)])
+    return noted.merge(pd.read_csv(source / "per_case.csv", dtype={"case": str}), on=["case", "organ"]).fillna({"dsc": 0.0})
+
+
+def tables(both: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean probability and DSC by case and organ, of the organs that are found in nine of ten cases."""
     found = (both["inside"] > 0).groupby(both["organ"]).transform("mean") >= 0.9
     inside, dsc = (both[found].pivot(index="case", columns="organ", values=name) for name in ("inside", "dsc"))
     return inside, dsc
