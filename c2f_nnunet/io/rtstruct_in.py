@@ -130,7 +130,9 @@ def _read(path: Path, dataset: pydicom.Dataset, geometry: Geometry, series: Seri
         seen[number] += 1
         colour, contours = drawn.pop(number, (None, ()))
         frame = str(item.get("ReferencedFrameOfReferenceUID") or _only_frame(dataset))
-        plain = Structure(number, str(item.get("ROIName") or f"ROI {number}").strip(), colour, kinds.get(number, ""), {})
+        name = item.get("ROIName") or f"ROI {number}"
+        name = name if isinstance(name, str) else "\\".join(name)  # a backslash parts a name into several values
+        plain = Structure(number, name.strip(), colour, kinds.get(number, ""), {})
         structures.append(_structure(plain, contours, frame, named, geometry, series.frame, depth))
     label = str(dataset.get("StructureSetLabel") or "")
     twice = [str(number) for number, count in seen.items() if count > 1]

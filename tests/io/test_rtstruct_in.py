@@ -61,6 +61,15 @@ def test_names_numbers_colours_and_masks(ct, tmp_path):
     np.testing.assert_array_equal(full_mask(rtstruct, cord), block(0, 1, slice(1, 3)))
 
 
+@pytest.mark.parametrize("charset, name, expected", [
+    ("ISO_IR 100", "Ohrspeicheldrüse ", "Ohrspeicheldrüse"), ("ISO_IR 144", "Ствол", "Ствол"), ("ISO_IR 192", "脑干", "脑干"),
+    ("ISO_IR 100", "Node\\left", "Node\\left"), ("ISO_IR 100", "", "ROI 1"),
+])  # fmt: skip
+def test_names_in_other_alphabets_with_backslashes_and_without_letters(ct, tmp_path, charset, name, expected):
+    path = rtstruct_file(tmp_path / "rt.dcm", {name: [square(ct, 1)]}, SpecificCharacterSet=charset)
+    assert [s.name for s in read(ct, path).structures] == [expected]
+
+
 @pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
 def test_holes_islands_and_several_contours_on_a_slice(ct, tmp_path, kind):
     contours = [square(ct, 2, (1.5, 12.5), (1.5, 12.5), kind=kind), square(ct, 2, (3.5, 9.5), (3.5, 9.5), kind=kind),
