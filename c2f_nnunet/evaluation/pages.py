@@ -178,7 +178,7 @@ def _predicted_case(case: str, organs: Sequence[PredictedOrgan], views: Views, l
 def found(how: str) -> str:
     """How an organ's place was found, in words."""
     if how.startswith("threshold "):
-        return how.replace("threshold", "in the coarse result, at a probability of")
+        return how.replace("threshold", "at probability")
     return FOUND.get(how, how)
 
 

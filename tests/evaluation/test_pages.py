@@ -61,7 +61,7 @@ def test_predicted_cases_with_flags_come_first_then_the_least_sure():
     assert [s.text for s in c.cells] == ["1", "2 of 2", "40.0", "Y<b>"] and [s.text for s in b.cells] == ["1", "1 of 2", "95.0", "X"]
     assert [s.text for s in b.organs[1].cells] == ["0.00", "–", "nowhere"]  # no confidence in what is not there
     assert c.organs[1].cells[2].text == "not in the coarse result: looked for at its usual place"
-    assert table.cases[3].organs[1].cells[2].text == "in the coarse result, at a probability of 0.25"
+    assert table.cases[3].organs[1].cells[2].text == "at probability 0.25"
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def test_the_predictions_page(page):
     assert html.count("<script>") == html.count("</script>") == 1 and "found at its &lt;usual&gt; place" in html and "Y<b>" not in html
     assert not re.findall(r'(?:src|href)="(?!data:image/jpeg;base64,|#)', html)  # nothing is loaded from elsewhere
     assert html.count("data:image/jpeg") == 3 and html.count("<svg") == 6  # organ X of one case, with its reference beside it
+    assert len(set(re.findall(r'aria-label="(X, [a-z, ]+)"', html))) == 6  # each view by its own name
     rows = re.findall(r'<td data-v="([^"]*)"><a href="#case-(\d)"', html)
     assert rows == [("b &lt;/script&gt;", "1"), ("a", "2")]
     linked = set(re.findall(r'href="#([^"]+)"', html))

@@ -56,7 +56,7 @@ def test_the_index_comes_back_as_it_was_written(tmp_path):
     assert (only.case, only.image, only.prediction, only.reference) == ("p", "p_image.nii.gz", "p_prediction.nii.gz", "p_reference.nii.gz")
     assert only.line == "Flagged 1, Organs found 1 of 2, Lowest confidence 90.0 %, of A" and only.flagged == 1
     assert [(o.organ, o.flags, o.centre_mm) for o in only.organs] == [("A", ("small",), (1.0, 2.0, 3.0)), ("B", (), None)]
-    assert only.organs[0].line == "Volume 1.50 ml, Confidence 90.0 %, Found in the coarse result, at a probability of 0.5"
+    assert only.organs[0].line == "Volume 1.50 ml, Confidence 90.0 %, Found at probability 0.5"
     viewing.write_index(tmp_path, "Title", LABELS, table, {"p": {}}, [])
     assert viewing.read_index(tmp_path).cases[0].reference is None
 

@@ -7,10 +7,11 @@ import pytest
 
 from c2f_nnunet.evaluation.figures import OverlayCase
 from c2f_nnunet.evaluation.metrics import score
-from c2f_nnunet.evaluation.pages import scored_cases
+from c2f_nnunet.evaluation.pages import PredictedOrgan, build_prediction_report, predicted_cases, scored_cases
 from c2f_nnunet.evaluation.pictures import organ_views
 from c2f_nnunet.evaluation.report import build_report
 from c2f_nnunet.io.images import read_image, read_label
+from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.running import viewing
 from c2f_nnunet.running.serve import open_server
 
@@ -31,6 +32,19 @@ def folder(tiny_raw, tmp_path_factory):
     build_report(out, "Tiny: cross-validation of plan 'tiny'", labels, {"final": scores}, flags=flags, views=views)
     viewing.write_index(out, "Tiny", labels, scored_cases(scores, {}, flags), centres, ["t2", "t5"])
     return out
+
+
+@pytest.fixture(scope="session")
+def predictions(folder):
+    """A prediction's page, without pictures, of long organ names and longer remarks; its address on the site."""
+    labels = LabelSet(("Submandibular_L", "Submandibular_R"), (1, 2))
+    said = ("found at threshold 0.25", "21.3 ml, to be expected are 4.1 to 13.9 ml", "in 3 pieces, the largest with 71.2 %",
+            "place in the body: 12 mm farther to the front than to be expected")
+    organs = [PredictedOrgan(o, how, 0.612, 21.3, said) for o, how in zip(labels.organs, ("threshold 0.25", "prior"))]
+    table = predicted_cases({"HN_0522c0017": organs, "1.2.826.0.1.3680043.8.498.7261_series2": organs}, {}, labels)
+    (folder / "predicted").mkdir()
+    build_prediction_report(folder / "predicted", "Dataset015_HeadNeckKBP: predictions of plan 'auto'", labels, table)
+    return "/predicted/report.html"
 
 
 @pytest.fixture(scope="session")

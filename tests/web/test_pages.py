@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from c2f_nnunet.io import durable
 from c2f_nnunet.running.serve import WEB
 from tests.web.browser import visit
@@ -85,6 +87,21 @@ REPORT = """
   told.drawn = [...d.querySelectorAll(".view svg")].filter(drawn).length;
   told.viewer = [...d.querySelectorAll("a.in-viewer")].map((a) => [a.hidden, a.getAttribute("href")]);
 """
+NAMES = """
+  const lines = (node) => {
+    const range = d.createRange();
+    range.selectNodeContents(node);
+    return new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size;
+  };
+  const cells = (css) => [...d.querySelectorAll(css)], right = (cell) => cell.getBoundingClientRect().right;
+  cells("details.case").forEach((one) => one.open = true);
+  told.width = d.documentElement.scrollWidth;
+  told.names = cells("#look td:nth-child(2), .case td:first-child").map((cell) => lines(cell.lastChild));
+  told.cases = Math.max(...cells("#cases td:first-child").map((cell) => cell.clientWidth));
+  told.remarks = Math.max(...cells("#look td:last-child").map((cell) => lines(cell)));
+  told.farthest = Math.max(...cells("#look td").map(right));
+  told.narrowest = Math.min(...cells("td.flag").map((cell) => cell.clientWidth));
+"""
 
 
 def told(opened):
@@ -131,6 +148,13 @@ def test_the_report_sorts_opens_and_fits_a_phone(site, tmp_path):
     assert (up, down) == ("ascending", "descending") and low_first == high_first[::-1] == sorted(low_first, key=float)
     assert seen["drawn"] == 2 * 3 * 3 * 2  # two cases, three organs, three views, the reference beside the prediction
     assert [link for hidden, link in seen["viewer"] if not hidden] == ["/", "/#case=t5", "/#case=t2"]
+
+
+@pytest.mark.parametrize("width, lines", [(1280, 3), (390, 5)])
+def test_names_stay_in_one_line_beside_long_remarks(site, predictions, tmp_path, width, lines):
+    seen = told(visit(site.probe(f"names_{width}.html", predictions, NAMES, width, 844), tmp_path / "profile"))
+    assert seen["width"] <= width and seen["names"] == [1] * 8 and seen["cases"] < width / 1.5  # of two cases, in both tables
+    assert seen["remarks"] <= lines and seen["farthest"] <= width and seen["narrowest"] > 180
 
 
 def test_the_report_read_from_a_file(folder, tmp_path):
