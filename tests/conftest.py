@@ -66,6 +66,17 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
 
 
+def pytest_terminal_summary(terminalreporter):
+    """How often processes were killed at random moments, and how many runs came to their end all the same and were compared."""
+    calls = [report for reports in terminalreporter.stats.values() for report in reports if getattr(report, "when", None) == "call"]
+    rows = [(report.nodeid, report.outcome, dict(report.user_properties)) for report in calls]
+    rows = [row for row in rows if "kills" in row[2]]
+    if rows:
+        terminalreporter.section("kills at random moments")
+    for test, outcome, found in rows:
+        terminalreporter.write_line(f"{test}: {found['kills']} kills, {found.get('runs', found['kills'])} runs compared, {outcome}")
+
+
 @pytest.fixture(scope="session")
 def kills(request) -> int:
     """How often to kill a process at a random moment."""

@@ -12,6 +12,7 @@ from .topology import IN_PLANE, POOLINGS, divisors, features, kernels, round_up,
 PAPER_WINDOW = (-400.0, 800.0)
 CONTEXT_MM = 40.0
 BODY_PERCENTILE = 95.0
+SOFT_HU = 150.0  # an organ whose median lies under it is soft tissue
 BACKGROUND_PRIOR = 4.0
 LARGEST_VOLUME = {True: 24_000_000, False: 4_000_000}  # with an accelerator: about the paper's 280³; on CPU cores
 BASE_FEATURES = {True: 32, False: 16}
@@ -90,12 +91,12 @@ def windows(fingerprint: Fingerprint) -> tuple[tuple[Window, ...], str]:
         low, high = PAPER_WINDOW
         return (Window(low, high, window_mean(low, high, mean)),), "the paper's: no foreground was measured"
     wide = widened(min(v[0] for v in by_organ.values()), max(v[2] for v in by_organ.values()), mean)
-    soft = [v for v in by_organ.values() if v[1] < 150]
+    soft = [v for v in by_organ.values() if v[1] < SOFT_HU]
     rule = "wide: median 0.5 and 99.5 percentiles of all organs, a quarter of the width added on each side"
     if not soft or len(soft) == len(by_organ) and wide.high_hu - wide.low_hu < 500:
         return (wide,), rule
     narrow = widened(float(np.median([v[0] for v in soft])), float(np.median([v[2] for v in soft])), mean)
-    return (wide, narrow), rule + "; narrow: the same of the soft-tissue organs (median under 150 HU)"
+    return (wide, narrow), rule + f"; narrow: the same of the soft-tissue organs (median under {SOFT_HU:.0f} HU)"
 
 
 def widened(low: float, high: float, mean_hu: float, share: float = 0.25) -> Window:

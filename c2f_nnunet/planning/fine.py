@@ -9,8 +9,8 @@ from ..data.fingerprint import Fingerprint, OrganStats
 from ..errors import PlanError
 from ..labels import member_name, member_names
 from .budget import Budget, batch_rule, features_rule, largest_batch
-from .coarse import BACKGROUND_PRIOR, COMMON_RULES, NEVER_MORE_POOLINGS, widened
-from .plan import FinePlan, LossPlan, MemberPlan, NetworkPlan, OrganPrior, TrainingPlan
+from .coarse import BACKGROUND_PRIOR, COMMON_RULES, NEVER_MORE_POOLINGS, SOFT_HU, widened, windows
+from .plan import FinePlan, LossPlan, MemberPlan, NetworkPlan, OrganPrior, TrainingPlan, Window
 from .topology import divisors, features, kernels, round_up, strides
 
 VOXELS_ACROSS = 12.0
@@ -66,6 +66,16 @@ def jitter_mm(found: list[OrganStats], coarse_spacing_mm) -> tuple[float, float,
     return tuple(round(float(v), 2) for v in (high - low) / 4 + max(coarse_spacing_mm))
 
 
+def fine_windows(organs: tuple[str, ...], found: list[OrganStats], fingerprint: Fingerprint) -> tuple[tuple[Window, ...], str]:
+    """The organ's own window, and for a single soft organ the views' wide one beside it (documentation/experiments.md, 23)."""
+    low, mid, high = (float(v) for v in np.median([s.hu for s in found], axis=0))
+    own, rule = widened(low, high, mid, share=0.5), "median 0.5 and 99.5 percentiles of the organ, half the width added on each side; mean: the organ's median"
+    views = windows(fingerprint)[0]
+    if len(organs) > 1 or mid >= SOFT_HU or len(views) == 1:
+        return (own,), rule
+    return (own, views[0]), rule + "; and the views' wide one, which shows the bone about a soft organ in the middle"
+
+
 def fine_member(
     organs: tuple[str, ...], fingerprint: Fingerprint, coarse_spacing, share: float, budget: Budget, spacing_mm=None
 ) -> MemberPlan:
@@ -79,10 +89,9 @@ def fine_member(
         spacing, spacing_rule = tuple(map(float, spacing_mm)), "given"
     steps, shape = crop_grid(extent, spacing)
     base = BASE_FEATURES[budget.accelerator]
-    hu = np.median([s.hu for s in found], axis=0)
-    window = widened(float(hu[0]), float(hu[2]), float(hu[1]), share=0.5)
+    chosen, window_rule = fine_windows(organs, found, fingerprint)
     network = NetworkPlan(
-        3, 1, 2, features(base, len(steps) + 1, 3), steps, kernels(spacing, steps), norm="instance", background_prior=BACKGROUND_PRIOR
+        3, len(chosen), 2, features(base, len(steps) + 1, 3), steps, kernels(spacing, steps), norm="instance", background_prior=BACKGROUND_PRIOR
     )
     batch = largest_batch(network, shape, budget, wanted=4, least=2)
     training = TrainingPlan(
@@ -92,14 +101,14 @@ def fine_member(
     )  # fmt: skip
     return MemberPlan(
         name=member_name(organs), stage="fine", organs=organs, axis=None, volumes=member_name(organs), spacing_mm=spacing, shape=shape,
-        windows=(window,), context_slices=0, position_channels=0, jitter_mm=jitter, network=network,
+        windows=chosen, context_slices=0, position_channels=0, jitter_mm=jitter, network=network,
         training=training, minutes_share=share,
         rules={
             "organs": "a left/right pair shares one network, left crops mirrored" if len(organs) == 2 else "one organ, one network (paper)",
             "spacing_mm": spacing_rule,
             "shape": f"99th percentile of the organ's extent plus the jitter and {CONTEXT_MM:.0f} mm of surroundings on each side, up to what the "
             "poolings divide by",
-            "windows": "median 0.5 and 99.5 percentiles of the organ, half the width added on each side; mean: the organ's median",
+            "windows": window_rule,
             "context_slices": "none: the network is three-dimensional",
             "position_channels": "none: the crop is already about the organ",
             "network.in_channels": "each window",

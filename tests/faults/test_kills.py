@@ -18,14 +18,16 @@ from tests.faults.trainings import LONG, STEPS, args, folder, hashes, started, s
 SIGNAL_S = 10.0
 
 
-def test_row_01_killed_at_random_moments_and_continued(tiny_planned, tmp_path, undisturbed, kills):
+def test_row_01_killed_at_random_moments_and_continued(tiny_planned, tmp_path, undisturbed, kills, record_property):
     took_s, wanted = undisturbed
 
     def start(tiny) -> Command:
         more = ["--c"] if checkpoint.exists(folder(tiny).checkpoint("latest")) else []
         return Command(tiny.root / "printed", "train", args(tiny, *more))
 
-    for tiny in survivors(start, lambda attempt: tiny_planned.copy(tmp_path / str(attempt)), took_s, kills, seed=1):
+    record_property("kills", kills)
+    for runs, tiny in enumerate(survivors(start, lambda attempt: tiny_planned.copy(tmp_path / str(attempt)), took_s, kills, seed=1), 1):
+        record_property("runs", runs)
         assert hashes(tiny) == wanted
         assert not list(folder(tiny).root.glob(".tmp*")) and not (folder(tiny).root / ".lock").exists()
 
@@ -46,7 +48,8 @@ def save_for_ever(path: Path) -> None:
         checkpoint.save(path, {"weight": torch.full((50_000,), float(n))}, {"n": n})
 
 
-def test_row_02_killed_inside_a_save(tmp_path, kills):
+def test_row_02_killed_inside_a_save(tmp_path, kills, record_property):
+    record_property("kills", 2 * kills)
     path, dice, newest = tmp_path / "checkpoint_latest", random.Random(2), -1
     for _ in range(2 * kills):
         process = CONTEXT.Process(target=save_for_ever, args=(path,))

@@ -1,10 +1,12 @@
 """FAULTS rows 40 and 41: one bad scan among others, and results that are cut, through c2f_predict."""
 import shutil
+import time
 
 import numpy as np
 import pytest
 
 from tests.faults.inputs import DAMAGED, cut, error, flipped, kept, segment, state, told_of
+from tests.faults.processes import Command, survivors
 
 
 def test_row_40_one_bad_case_of_ten(tiny_trained, tmp_path, capsys):
@@ -37,3 +39,29 @@ def test_row_41_a_cut_result_is_redone(tiny_trained, tmp_path, harmed, harm):
     with np.load(out / "s1.npz") as found:
         assert np.isfinite(found["probabilities"]).all()
     assert (out / "s0.nii.gz").stat().st_mtime_ns == s0
+
+
+def test_row_41_killed_while_predicting_and_continued(tiny_trained, tmp_path, kills, record_property):
+    """Killed at random moments and continued, until it is done; nothing is seen that an undisturbed run does not leave, nor differs."""
+    source = tmp_path / "scans"
+    source.mkdir()
+    for i in range(6):
+        shutil.copy(tiny_trained.raw / "imagesTs" / f"s{i % 2}_0000.nii.gz", source / f"c{i}_0000.nii.gz")
+
+    def start(out) -> Command:
+        options = ("-d", 901, "-device", "cpu", "--disable_tta", "--save_probabilities", "--continue_prediction")
+        return Command(tmp_path / "printed", "predict", tiny_trained.args("-i", source, "-o", out, *options))
+
+    def left(out) -> dict[str, bytes]:
+        return {f.name: f.read_bytes() for f in sorted(out.iterdir()) if f.name.endswith(".nii.gz")}
+
+    began = time.monotonic()
+    assert start(tmp_path / "undisturbed").ended()[0] == 0
+    took_s, wanted = time.monotonic() - began, left(tmp_path / "undisturbed")
+    names = {f.name for f in (tmp_path / "undisturbed").iterdir()}
+    assert len(wanted) == 6
+    kills = max(1, kills // 3)  # a start takes longer here than what there is to be killed in
+    record_property("kills", kills)
+    for runs, out in enumerate(survivors(start, lambda attempt: tmp_path / str(attempt), took_s, kills, seed=41), 1):
+        record_property("runs", runs)
+        assert left(out) == wanted and {f.name for f in out.iterdir()} == names

@@ -40,7 +40,7 @@ def test_row_10_disk_full_at_preprocessing(tiny_raw, tiny_planned, tmp_path):
     assert stored(tiny) == stored(tiny_planned)
 
 
-def test_row_11_killed_while_preprocessing(tiny_raw, tiny_planned, tmp_path, kills):
+def test_row_11_killed_while_preprocessing(tiny_raw, tiny_planned, tmp_path, kills, record_property):
     """Killed at random moments and started again, until it is done; the store is that of an undisturbed run."""
     timed = tiny_raw.copy(tmp_path / "timed")
     began = time.monotonic()
@@ -50,7 +50,9 @@ def test_row_11_killed_while_preprocessing(tiny_raw, tiny_planned, tmp_path, kil
     def start(tiny) -> Command:
         return Command(tiny.root / "printed", "plan_and_preprocess", tiny.args("-d", 901, "-pl", tiny.plan_file, "-np", 1))
 
-    for tiny in survivors(start, lambda attempt: tiny_raw.copy(tmp_path / str(attempt)), took_s, kills, seed=11):
+    record_property("kills", kills)
+    for runs, tiny in enumerate(survivors(start, lambda attempt: tiny_raw.copy(tmp_path / str(attempt)), took_s, kills, seed=11), 1):
+        record_property("runs", runs)
         assert stored(tiny) == stored(tiny_planned)
 
 

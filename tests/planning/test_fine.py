@@ -66,6 +66,17 @@ def test_crop_shape_and_window(make):
     assert (member.network.in_channels, member.network.out_channels, member.network.norm) == (1, 2, "instance")
 
 
+def test_a_single_soft_organ_also_sees_the_bone_about_it(make):
+    soft, bone = (-100.0, 20.0, 100.0), (0.0, 600.0, 1700.0)
+    hu = {"Stem": soft, "Gland_L": soft, "Gland_R": soft, "Bone": bone}
+    data = make.fingerprint(make.case(**{name: make.organ(hu=v) for name, v in hu.items()}))
+    seen = {g: fine_member(g, data, (3.0, 2.0, 2.0), 0.5, make.cpu) for g in (("Stem",), ("Gland_L", "Gland_R"), ("Bone",))}
+    windows = {g: [(w.low_hu, w.high_hu) for w in m.windows] for g, m in seen.items()}
+    assert windows == {("Stem",): [(-200, 200), (-100 - 450, 1700 + 450)], ("Gland_L", "Gland_R"): [(-200, 200)], ("Bone",): [(-850, 2550)]}
+    assert all(m.network.in_channels == len(m.windows) for m in seen.values())
+    assert "bone" in seen["Stem",].rules["windows"] and "bone" not in seen["Gland_L", "Gland_R"].rules["windows"]
+
+
 def test_a_given_spacing_keeps_the_extent_in_mm(make):
     one, two = (fine_member(("Mandible",), make.pddca(), (3, 2, 2), 0.5, make.gpu, spacing_mm=mm) for mm in ((1, 1, 1), (2, 2, 2)))
     for a, b in zip(np.multiply(one.shape, one.spacing_mm), np.multiply(two.shape, two.spacing_mm)):

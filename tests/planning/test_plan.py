@@ -63,7 +63,7 @@ def test_what_a_file_may_leave_out(edited):
     window = read_plan(edited("coarse.members.0.windows.0", {"low_hu": -100, "high_hu": 300})).members[0].windows[0]
     assert window == Window(-100.0, 300.0, 0.0, 1.0)
     assert read_plan(edited("fine.members.0.training.loss", {"name": "dice_ce"})).fine.members[0].training.loss == LossPlan("dice_ce")
-    network = {"dimensions": 3, "in_channels": 1, "out_channels": 2, "features": [4, 8], "strides": [[2, 2, 2]], "kernels": [[3, 3, 3]] * 2}
+    network = {"dimensions": 3, "in_channels": 2, "out_channels": 2, "features": [4, 8], "strides": [[2, 2, 2]], "kernels": [[3, 3, 3]] * 2}
     assert read_plan(edited("fine.members.0.network", network)).fine.members[0].network.norm == "instance"
 
 
