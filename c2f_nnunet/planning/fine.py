@@ -35,15 +35,15 @@ def stats_of(fingerprint: Fingerprint, organs: tuple[str, ...]) -> list[OrganSta
     return found
 
 
-def fine_spacing_mm(found: list[OrganStats], own_mm, extent_mm, largest: int) -> tuple[tuple[float, float, float], str]:
-    """About twelve voxels across the organ, never finer than the data, coarser where the crop would be too large."""
+def fine_spacing_mm(found: list[OrganStats], own_mm, coarse_mm, extent_mm, largest: int) -> tuple[tuple[float, float, float], str]:
+    """About twelve voxels across the organ, never finer than the data nor coarser than stage 1, coarser where the crop would be too large."""
     size = float(np.median([s.volume_mm3 for s in found])) ** (1 / 3)
-    spacing = np.maximum(own_mm, size / VOXELS_ACROSS)
+    spacing = np.maximum(own_mm, np.minimum(size / VOXELS_ACROSS, coarse_mm))
     while np.prod(crop_grid(extent_mm, spacing)[1]) > largest:
         spacing = np.where(spacing < spacing.min() * 1.05, spacing * 1.05, spacing)
     rule = (
         f"the organ's size ({size:.1f} mm, cube root of its median volume) over {VOXELS_ACROSS:.0f}, "
-        f"not under the data's own median spacing, crop at most {largest:,} voxels"
+        f"not under the data's own median spacing nor over the coarse one, crop at most {largest:,} voxels"
     )
     return tuple(round(float(s), 4) for s in spacing), rule
 
@@ -84,7 +84,7 @@ def fine_member(
     own = np.median([c.spacing_mm for c in fingerprint.cases], axis=0)
     jitter = jitter_mm(found, coarse_spacing)
     extent = np.percentile([s.extent_mm for s in found], 99, axis=0) + 2 * (np.array(jitter) + CONTEXT_MM)
-    spacing, spacing_rule = fine_spacing_mm(found, own, extent, LARGEST_CROP[budget.accelerator])
+    spacing, spacing_rule = fine_spacing_mm(found, own, coarse_spacing, extent, LARGEST_CROP[budget.accelerator])
     if spacing_mm:
         spacing, spacing_rule = tuple(map(float, spacing_mm)), "given"
     steps, shape = crop_grid(extent, spacing)

@@ -22,20 +22,30 @@ def test_statistics_are_of_both_sides_and_only_where_they_are(make):
         stats_of(data, ("Stem",))
 
 
+COARSE = (4.0, 4.0, 4.0)
+
+
 def test_spacing_follows_the_organs_size(make):
     side = 3 * fine.VOXELS_ACROSS  # a cube of this side is as many voxels of 3 mm across as wanted
-    spacing, _ = fine_spacing_mm([make.organ(volume_mm3=side**3)], (1.0, 1.0, 1.0), (60, 60, 60), 10**9)
+    spacing, _ = fine_spacing_mm([make.organ(volume_mm3=side**3)], (1.0, 1.0, 1.0), COARSE, (60, 60, 60), 10**9)
     assert spacing == pytest.approx((3, 3, 3))
 
 
 def test_spacing_is_never_under_the_datas_own(make):
-    spacing, rule = fine_spacing_mm([make.organ(volume_mm3=300)], (2.5, 1.0, 0.9), (50, 50, 50), 10**9)
+    spacing, rule = fine_spacing_mm([make.organ(volume_mm3=300)], (2.5, 1.0, 0.9), COARSE, (50, 50, 50), 10**9)
     assert spacing == (2.5, 1.0, 0.9)
     assert "not under the data's own" in rule
 
 
+def test_spacing_is_not_over_the_coarse_volumes(make):
+    """Stage 2 refines: a large organ is not seen more coarsely there than in stage 1."""
+    spacing, rule = fine_spacing_mm([make.organ(volume_mm3=60.0**3)], (1.0, 1.0, 1.0), (3.0, 1.5, 7.0), (60, 60, 60), 10**9)
+    assert spacing == (3.0, 1.5, 5.0)
+    assert "nor over the coarse one" in rule
+
+
 def test_a_crop_that_would_be_too_large_is_coarsened(make):
-    spacing, _ = fine_spacing_mm([make.organ(volume_mm3=1000)], (1.0, 1.0, 1.0), (100, 100, 100), 64**3)
+    spacing, _ = fine_spacing_mm([make.organ(volume_mm3=1000)], (1.0, 1.0, 1.0), COARSE, (100, 100, 100), 64**3)
     assert spacing[0] == spacing[1] == spacing[2] > 1.0
     assert np.prod(crop_grid((100, 100, 100), spacing)[1]) <= 64**3
 
