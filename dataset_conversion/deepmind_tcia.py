@@ -3,13 +3,14 @@
     python dataset_conversion/deepmind_tcia.py tcia-ct-scan-dataset -d 19 --reader oncologist --workspace WS
 
 Source: https://github.com/google-deepmind/tcia-ct-scan-dataset (Nikolov et al. 2018, arXiv 1809.04430), a clone with Git LFS:
-nrrds/{test,validation}/{oncologist,radiographer}/CASE/ with CT_IMAGE.nrrd and segmentations/ORGAN.nrrd. 24 test scans and 7
-validation scans (0522c0727a and 0522c0727b are of one patient). An organ without a file was not delineated in that scan.
+nrrds/{test,validation}/{oncologist,radiographer}/CASE/ with CT_IMAGE.nrrd and segmentations/ORGAN.nrrd. 28 test scans (the
+repository speaks of 24) and 7 validation scans (0522c0727a and 0522c0727b are of one patient). Four test scans spell their files with
+underscores (Parotid_Lt.nrrd). An organ without a file was not delineated in that scan.
 
 The readers' masks of one scan make two data sets; --reader chooses. Some organs lie inside others (spinal cord in spinal
 canal, lens in orbit, brain stem in brain): the inner one keeps its voxels, so that the outer one has a hole there; leave
-the outer ones out with --organs where that is not wanted. The 0522c scans are of RTOG 0522, like PDDCA's: do not train on
-one of the two and test on the other without comparing the ids.
+the outer ones out with --organs where that is not wanted. The 0522c scans are of RTOG 0522, and 14 of the 28 test scans are
+PDDCA's: do not train on one of the two and test on the other without comparing the ids.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import argparse
 import re
 from pathlib import Path
 
-from parts.cases import SourceCase, masked_case
+from parts.cases import SourceCase, masked_case, warn_of_unread
 from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser
 from parts.writing import convert
 
@@ -42,14 +43,20 @@ def find_cases(source: Path, parts: dict[str, bool], reader: str) -> list[Source
     if not cases:
         raise DatasetError(f"{source}: no CASE/CT_IMAGE.nrrd below {'/ and '.join(f'{part}/{reader}' for part in parts)}/; "
                            "give the cloned repository or its folder nrrds")
+    warn_of_unread(cases, lambda image: (image.parent / "segmentations").glob("*.nrrd"))
     return cases
 
 
 def _case(image: Path, training: bool) -> SourceCase:
     name = image.parent.name
-    masks = {organ: image.parent / "segmentations" / f"{organ}.nrrd" for organ in ORGANS}
+    folder = image.parent / "segmentations"
+    masks = {organ: _either(folder / f"{organ}.nrrd", folder / f"{organ.replace('-', '_')}.nrrd") for organ in ORGANS}
     patient = re.sub(r"(?<=\d)[a-z]$", "", name)  # 0522c0727a → 0522c0727
     return masked_case(name, training, image, masks, patient)
+
+
+def _either(usual: Path, other: Path) -> Path:
+    return usual if usual.is_file() else other
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,6 +5,8 @@
 Source: https://zenodo.org/records/7442914 (Podobnik et al., Med Phys 50, 2023, doi 10.1002/mp.16197): 42 patients as
 set_1/case_XX/ with case_XX_IMG_CT.nrrd, case_XX_IMG_MR_T1.nrrd and case_XX_OAR_ORGAN.seg.nrrd, one segment each. The
 masks lie on the CT's grid; the MR does not and is left out. An organ without a file was not delineated in that scan.
+set_1/OAR_data.csv, which says how far each organ is there, is not read: a mask counts as the whole organ. Public code that uses the set
+leaves case_19 out, since its masks do not fit its image; look at it before you train on it.
 
 The eyes' anterior and posterior segments (Eye_AL, Eye_PR, ...) have no TG-263 name, and their names do not show the side to
 a program that mirrors patients; they are always called Eye_A_L, Eye_A_R, Eye_P_L and Eye_P_R.
@@ -15,7 +17,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from parts.cases import SourceCase, masked_case
+from parts.cases import SourceCase, masked_case, warn_of_unread
 from parts.command import add_organs, new_target, source_parser
 from parts.writing import convert
 
@@ -42,6 +44,7 @@ def find_cases(source: Path) -> list[SourceCase]:
     cases = [_case(image) for image in sorted(source.rglob(f"case_*{CT}"), key=lambda path: path.name)]
     if not cases:
         raise DatasetError(f"{source}: no file case_XX{CT} there or below; give the unpacked HaN-Seg folder")
+    warn_of_unread(cases, lambda image: image.parent.glob(f"{image.name.removesuffix(CT)}_OAR_*.nrrd"))
     return cases
 
 

@@ -61,22 +61,27 @@ def read_task(source: Path) -> tuple[Task, dict[str, str]]:
                            "make a task of the CT alone")
     if (modality := next(iter(task.modality.values()))).upper() != "CT":
         raise DatasetError(f"{path}: its images are {modality}, but only CTs can be used; intensities are taken as Hounsfield units")
-    if not all(key.isdecimal() for key in task.labels) or "0" not in task.labels:
-        raise DatasetError(f"{path}: labels must be id: name with the background as 0, but are {task.labels}; mend the list")
+    ids = [int(key) for key in task.labels if key.isdecimal()]  # "00" is the background in nnU-Net's own Task017
+    if len(set(ids)) != len(task.labels) or 0 not in ids:
+        raise DatasetError(f"{path}: labels must be id: name, each id once and the background as 0, but are {task.labels}; mend the list")
     return task, {key: str(value[key]) for key in COPIED_KEYS if key in value}
 
 
 def find_cases(source: Path, task: Task) -> list[SourceCase]:
-    """The task's cases; a test case has a label map where labelsTs holds one."""
+    """The task's cases; a test case has a label map where its entry names one, or where labelsTs holds one."""
     cases = [_case(source, pair.image, source / pair.label, True) for pair in task.training]
     for test in task.test:
-        image = test if isinstance(test, str) else test.image
-        cases.append(_case(source, image, source / "labelsTs" / Path(image).name, False))
+        pair = Pair(test, f"labelsTs/{_name(test)}{ENDING}") if isinstance(test, str) else test
+        cases.append(_case(source, pair.image, source / pair.label, False))
     return cases
 
 
+def _name(image: str) -> str:
+    return Path(image).name.removesuffix(ENDING).removesuffix("_0000")
+
+
 def _case(source: Path, image: str, label: Path, training: bool) -> SourceCase:
-    name = Path(image).name.removesuffix(ENDING).removesuffix("_0000")
+    name = _name(image)
     plain, channel = ((source / image).with_name(f"{name}{suffix}{ENDING}") for suffix in ("", "_0000"))
     return SourceCase(name, training, (), (channel if channel.is_file() else plain, label))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from parts.cases import SourceCase, masked_case
+from parts.cases import SourceCase, masked_case, warn_of_unread
 from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser
 from parts.writing import convert
 
@@ -44,6 +44,7 @@ def find_cases(source: Path, parts: dict[str, bool]) -> list[SourceCase]:
     cases = [_case(folder, wanted[name]) for name in sorted(folders.keys() & wanted.keys()) for folder in folders[name]]
     if not cases:
         raise DatasetError(f"{source}: no folder 0522cXXXX with img.nrrd of the parts {', '.join(parts)}; give the unpacked PDDCA folder")
+    warn_of_unread(cases, lambda image: (image.parent / "structures").glob("*.nrrd"))
     return cases
 
 

@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
         "Groups skip what is finished and go on where they stopped.", "c2f_train all 0 -d 15 --minutes 40 -device cpu",
     )  # fmt: skip
     p.add_argument("config", metavar="CONFIG", help="2d_top, 2d_front, 2d_side, 3d_<organ or pair>, or coarse, fine, all")
-    p.add_argument("fold", metavar="FOLD", help="0 to 4, or all")
+    p.add_argument("fold", metavar="FOLD", help="a fold's number from 0, or all")
     add_folders(p)
     add_device(p)
     p.add_argument("--c", dest="resume", action="store_true", help="go on from the latest checkpoint")

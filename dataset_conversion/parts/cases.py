@@ -1,6 +1,7 @@
 """The scans of a source as a converter lists them; most sources have a CT beside one file for each organ's mask."""
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from c2f_nnunet.io.images import read_image
 
 from .masks import masks_of
 
+log = logging.getLogger(__name__)
 LFS_POINTER = b"version https://git-lfs"  # what a clone without Git LFS has in each file's place
 
 
@@ -46,6 +48,14 @@ def masked_case(name: str, training: bool, image: Path, masks: dict[str, Path], 
     """A CT with one file for each organ's mask. masks: organ → where its file would be; without one it was not delineated."""
     files = {organ: path for organ, path in masks.items() if path.is_file()}
     return SourceCase(name, training, tuple(files), (image, *files.values()), partial(_load, image, files), patient)
+
+
+def warn_of_unread(cases: list[SourceCase], masks_beside: Callable[[Path], Iterable[Path]]) -> None:
+    """Name the masks beside each case's image that are none of the organs read: a spelling unknown here would pass for 'not delineated'."""
+    unread = sorted({path for case in cases for path in masks_beside(case.files[0])} - {path for case in cases for path in case.files})
+    if unread:
+        listed = ", ".join(map(str, unread[:5])) + (", …" if len(unread) > 5 else "")
+        log.warning("%d mask files are of no organ known here and are left out: %s", len(unread), listed)
 
 
 def _load(image: Path, files: dict[str, Path]) -> Scan:

@@ -57,6 +57,17 @@ def test_one_reader_is_not_mixed_with_the_other(source, capsys):
     assert "was begun with other settings" in (error := capsys.readouterr().err) and "reader oncologist" in error
 
 
+def test_the_scans_that_are_spelt_with_underscores(source, capsys):
+    folder = source / "nrrds" / "test" / "oncologist" / "0522c0017" / "segmentations"
+    for path in list(folder.iterdir()):
+        path.rename(path.with_name(path.name.replace("-", "_")))
+    nrrd(folder / "Parotid_Links.nrrd", mask((1, 2), (2, 4), (7, 9)))
+    assert convert(source) == 0
+    assert known(verified(source.parent / "raw" / "Dataset019_DeepMindTCIA"))["0522c0017"] is None
+    error = capsys.readouterr().err
+    assert "1 mask files are of no organ known here and are left out: " in error and "Parotid_Links.nrrd" in error
+
+
 def test_a_pointer_of_git_lfs_is_told_as_such(source, capsys):
     path = source / "nrrds" / "test" / "oncologist" / "0522c0017" / "segmentations" / "Spinal-Cord.nrrd"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9000\n")

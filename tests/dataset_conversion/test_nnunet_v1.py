@@ -65,10 +65,20 @@ def test_number_name_and_spelling_can_be_given_and_test_labels_come_along(task):
     assert stamps == {p: p.stat().st_mtime_ns for p in dataset.root.rglob("*.nii.gz")}
 
 
+def test_padded_ids_and_a_test_entrys_own_label(task):
+    source = task(labels={f"0{i}": name for i, name in LABELS.items()}, test=[{"image": "./imagesTs/hn_3.nii.gz", "label": "./drawn/three.nii.gz"}])
+    write_volume(source / "drawn" / "three.nii.gz", LABEL, GRID)
+    assert convert(source) == 0
+    dataset = verified(source.parent / "raw" / "Dataset055_HeadNeck")
+    assert dataset.labels.ids == (1, 2, 3)
+    assert dataset.test[0].label.read_bytes() == (source / "drawn" / "three.nii.gz").read_bytes()
+
+
 @pytest.mark.parametrize("keys, sentence", [
     ({"modality": {"0": "CT", "1": "T1"}}, "has 2 modalities (CT, T1), but only one channel, the CT, can be used; make a task"),
     ({"modality": {"0": "MRI"}}, "its images are MRI, but only CTs can be used"),
-    ({"labels": {"background": "0", "a": "1"}}, "labels must be id: name with the background as 0"),
+    ({"labels": {"background": "0", "a": "1"}}, "labels must be id: name, each id once and the background as 0"),
+    ({"labels": {**LABELS, "01": "Chiasm"}}, "each id once"),
     ({"labels": {**LABELS, "3": "Parotid_L"}}, "two labels share a name"),
     ({"training": ["a"]}, "not a valid Task: training.0"),
 ])  # fmt: skip
