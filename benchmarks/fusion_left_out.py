@@ -19,7 +19,7 @@ from c2f_nnunet.data.dataset import read_dataset
 from c2f_nnunet.inference.cascade import MERGE_SOURCES
 from c2f_nnunet.inference.fusion import FusionWeights, fuse, mean_weights
 from c2f_nnunet.inference.fusion_fit import fit
-from c2f_nnunet.inference.fusion_learn import FitCase, dsc
+from c2f_nnunet.inference.fusion_learn import NEVER, FitCase, dsc
 from c2f_nnunet.network.precision import default_device, find_device
 from c2f_nnunet.running import fit as running
 from c2f_nnunet.running.members import stored_of
@@ -30,9 +30,8 @@ from c2f_nnunet.workspace import Workspace, store_folder
 def one_organ(case: FitCase, c: int) -> FitCase:
     """The case for organ c alone, near where a source or the truth has it."""
     logits, truth = case.logits[:, c : c + 1], case.truth == c + 1
-    inside = np.argwhere((logits[:, 0] > -6).any(axis=0) | truth)
-    box = tuple(slice(a, b + 1) for a, b in zip(inside.min(axis=0), inside.max(axis=0))) if len(inside) else (slice(0, 1),) * 3
-    return FitCase(case.id, np.array(logits[(slice(None), slice(None), *box)]), truth[box].astype(np.uint8), case.known[c : c + 1])
+    inside = (logits[:, 0] > NEVER).any(axis=0) | truth
+    return FitCase(case.id, logits[:, :, inside], truth[inside].astype(np.uint8), case.known[c : c + 1])
 
 
 def score(case: FitCase, weights: FusionWeights) -> float:

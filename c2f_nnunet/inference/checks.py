@@ -70,14 +70,15 @@ def scene(channels: np.ndarray, organs: tuple[str, ...], image: Geometry, anchor
     return Scene(found, image.shape, (ends[0], ends[1]), offsets)
 
 
-def check_case(case: str, result: Segmentation, scan: Scene, limits: Mapping[str, OrganLimits], pairs) -> tuple[Checked, ...]:
-    """Every organ's checks. pairs: (left, right) organs; limits: of the organs that have any."""
-    return tuple(_check_organ(case, report, scan, limits, pairs) for report in result.reports)
+def check_case(case: str, result: Segmentation, scan: Scene, limits: Mapping[str, OrganLimits], pairs, first: float) -> tuple[Checked, ...]:
+    """Every organ's checks. pairs: (left, right) organs; limits: of the organs that have any; first: the plan's first threshold."""
+    return tuple(_check_organ(case, report, scan, limits, pairs, first) for report in result.reports)
 
 
-def _check_organ(case: str, report: OrganReport, scan: Scene, limits: Mapping[str, OrganLimits], pairs) -> Checked:
+def _check_organ(case: str, report: OrganReport, scan: Scene, limits: Mapping[str, OrganLimits], pairs, first: float) -> Checked:
     organ, known, shape = report.organ, limits.get(report.organ), scan.shapes.get(report.organ)
-    checks = [check_found(report.volume_ml, report.how, report.flags, report.grown, known.threshold if known else None)]
+    least = first if known is None or known.threshold is None else min(first, known.threshold)
+    checks = [check_found(report.volume_ml, report.how, report.flags, report.grown, least)]
     if known:
         shift = others_shift_mm(organ, scan.offsets_mm, {o: k.centre_mm for o, k in limits.items()})
         checks.append(check_scan(known.span_mm, scan.scan_mm, 0.0 if shift is None else float(shift[0]), known.in_scan))
@@ -120,14 +121,14 @@ def touched(shape: Shape, size: Sequence[int]) -> Faces:
 
 # The checks: plain numbers in, a Check out; None where there is no limit to compare with.
 
-def check_found(volume_ml: float, how: str, flags: Sequence[str], grown: bool, least: float | None = None) -> Check:
-    """Whether the organ is there, and the coarse stage found it at its first threshold or one that is usual; with what else was flagged.
+def check_found(volume_ml: float, how: str, flags: Sequence[str], grown: bool, least: float) -> Check:
+    """Whether the organ is there, and the coarse stage found it at a threshold that is usual; with what else was flagged.
 
     least: the lowest usual threshold.
     """
     said = [f for f in flags if f not in SIDE_FLAGS]
-    usual = least is not None and how.startswith("threshold") and threshold_of(how) >= least
-    if how not in ("threshold 0.5", "coarse", "absent") and not usual:
+    usual = how.startswith("threshold") and threshold_of(how) >= least
+    if how not in ("coarse", "absent") and not usual:
         said.append(f"found at {how}" if volume_ml else f"looked for at {how}")
     if not volume_ml:
         said.insert(0, "empty")

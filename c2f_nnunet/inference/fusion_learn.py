@@ -17,12 +17,16 @@ from ..errors import ModelError
 _NEAR = math.log(0.02 / 0.98)  # log-odds above which a source takes a voxel for possibly the organ
 _DRAWN = {"organ": 6000, "near": 6000, "far": 2000}  # voxels drawn per stratum, organ and case
 _BIASES = np.array(sorted(np.linspace(-4, 4, 81).round(1), key=abs))  # 0 first
+NEVER = float(-_BIASES.max()) - 0.05  # a voxel whose log-odds are up to this in every source is no organ's with any weights and bias tried
 _BIAS_PRICE = 0.0025  # mean DSC that a bias must gain per unit of log-odds: documentation/experiments.md, 15
 
 
 @dataclass(frozen=True)
 class FitCase:
-    """One held-out case: log-odds (V, C, Z, Y, X), truth as channels (Z, Y, X), and which organs are annotated, known (C,)."""
+    """One held-out case: log-odds (V, C, …), truth as channels (…), and which organs are annotated, known (C,).
+
+    …: a volume (Z, Y, X), or those of its voxels (N,) that are an organ's or above NEVER in any source: the others are in no mask.
+    """
 
     id: str
     logits: np.ndarray

@@ -31,7 +31,8 @@ def shapes(channels: np.ndarray, organs: tuple[str, ...]) -> dict[str, Shape]:
     part = np.ascontiguousarray(channels[region.slices])
     component, count = cc3d.connected_components(part, connectivity=26, return_N=True)
     channel = np.zeros(count + 1, int)
-    channel[component.reshape(-1)] = part.reshape(-1)  # every voxel of a component has one channel
+    for plane, of_plane in zip(component, part):  # plane by plane: numpy makes a 64-bit copy of what it indexes by
+        channel[plane] = of_plane  # every voxel of a component has one channel
     facts = cc3d.statistics(component)
     found = {}
     for c, organ in enumerate(organs, start=1):

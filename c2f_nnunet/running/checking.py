@@ -38,7 +38,7 @@ def checks_of(
 ) -> tuple[Checked, ...]:  # fmt: skip
     """Every organ's checks of one predicted scan (canonical)."""
     anchor_mm = coarse.prepared.geometry.world(coarse.prepared.anchor_index)[::-1]
-    return check_case(case, result, scene(result.channels, plan.labels.organs, image, anchor_mm), limits, plan.labels.pairs)
+    return check_case(case, result, scene(result.channels, plan.labels.organs, image, anchor_mm), limits, plan.labels.pairs, plan.fine.thresholds[0])
 
 
 def gather_checks(folder: Path) -> list[Checked]:

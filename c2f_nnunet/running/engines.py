@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 
 import torch
@@ -22,6 +23,7 @@ from .members import Job, is_finished, run_member
 from .model import Model, open_model
 
 POLL_S = 0.5  # how often the parent of several processes looks whether to stop
+WAITS = timedelta(days=1)  # of the others while process 0 validates; torch gives up after ten minutes
 GRACE_S = 5.0  # for the others to end by themselves when one has failed
 
 
@@ -62,7 +64,7 @@ def _one_of_many(rank: int, model_root, store_root, job: Job, split: Split, port
     if job.settings.device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // world))
     backend = "nccl" if job.settings.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world, timeout=WAITS)
     try:
         where = Place(find_device(job.settings.device, rank), rank, world)
         with suppress(Interrupted):

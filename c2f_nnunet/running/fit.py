@@ -1,6 +1,7 @@
 """Fitting the fusion of the views and the merge of both stages, on held-out cases predicted by the fold that never saw them."""
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import tempfile
@@ -15,11 +16,12 @@ from ..data.dataset import Case
 from ..data.fingerprint import Fingerprint
 from ..data.store import StoredVolume
 from ..evaluation.metrics import dsc
+from ..geometry import Box, bounding_box
 from ..inference.agreement import weigh
 from ..inference.cascade import MERGE_SOURCES, Cascade, found_whole, largest_component, run_coarse, run_fine, view_logits
 from ..inference.fusion import FUSION_VERSION, LIMIT, FusionFile, FusionWeights, OrganFit, fuse
 from ..inference.fusion_fit import fit
-from ..inference.fusion_learn import FitCase
+from ..inference.fusion_learn import NEVER, FitCase
 from ..inference.limits import HeldOut
 from ..inference.locate import threshold_of
 from ..inference.presence import Presence
@@ -59,7 +61,13 @@ def fusion_is_due(model: Model, which: str = "best") -> bool:
 def merge_is_due(model: Model, which: str = "best") -> bool:
     """Whether the merge weights are missing or were fitted with other checkpoints; needs all members of a fold."""
     folds = complete_folds(model, model.plan.members, which)
-    return bool(folds) and model.fusion.merge_inputs != model.inputs_hash(model.plan.members, folds, which)
+    return bool(folds) and model.fusion.merge_inputs != _merge_inputs(model, folds, which)
+
+
+def _merge_inputs(model: Model, folds: tuple[int, ...], which: str) -> str:
+    """Hash of what the merge is fitted with: all members' checkpoints, and the views' weights, which make the coarse log-odds."""
+    parts = model.inputs_hash(model.plan.members, folds, which), records.to_text(model.fusion.coarse)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def fit_fusion(
@@ -67,7 +75,8 @@ def fit_fusion(
 ) -> FusionFile:
     """Fit the views' weights on every complete fold's held-out cases and write fusion.json.
 
-    The logits are kept in temporary files, so that memory holds one case at a time however many there are.
+    The logits are kept in temporary files, of the voxels that any weights could give to an organ, so that memory holds one view of
+    one case at a time, and a disk all cases.
     """
     members = model.plan.coarse.members
     folds = complete_folds(model, members, which)
@@ -89,13 +98,20 @@ def fit_fusion(
 
 def _save_views(cascade: Cascade, volume: StoredVolume, folder: Path) -> Callable[[], FitCase]:
     """All views' log-odds of one stored case to a file; returns how to get them back (memory-mapped)."""
-    record = volume.record
+    record, truth, organs = volume.record, volume.labels[:], cascade.plan.labels.organs
     prepared = PreparedVolume(volume.image[:], record.geometry, record.anchor_index)
-    logits = np.stack([view_logits(cascade, prepared, m).astype(np.float16) for m in cascade.views])
-    path = folder / f"{record.id}.npy"
-    np.save(path, logits, allow_pickle=False)
-    known = np.array([o in record.known for o in cascade.plan.labels.organs])
-    return lambda: FitCase(record.case, np.load(path, mmap_mode="r", allow_pickle=False), volume.labels[:], known)
+    path, whole, kept = folder / f"{record.id}.npy", folder / f"{record.id}.views", truth > 0
+    logits = np.memmap(whole, np.float16, "w+", shape=(len(cascade.views), len(organs), *truth.shape))
+    for view, member in zip(logits, cascade.views):
+        view[:] = view_logits(cascade, prepared, member)
+        for of_organ in view:
+            kept |= of_organ > NEVER
+    np.save(path, logits[:, :, kept], allow_pickle=False)
+    del logits
+    whole.unlink()
+    truth = truth[kept]
+    known = np.array([o in record.known for o in organs])
+    return lambda: FitCase(record.case, np.load(path, mmap_mode="r", allow_pickle=False), truth, known)
 
 
 def fit_merge(
@@ -103,7 +119,7 @@ def fit_merge(
 ) -> FusionFile:
     """Fit each organ's say of the fine and the coarse stage, whether cleaning up helps and what a miss means; write fusion.json."""
     folds, splits, organs = complete_folds(model, model.plan.members, which), model.splits(), model.plan.labels.organs
-    inputs = model.inputs_hash(model.plan.members, folds, which)
+    inputs = _merge_inputs(model, folds, which)
     _remove_leftovers(model)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=model.folder.root) as folder:
         saved: dict[str, list[SavedMaps]] = {o: [] for o in organs}
@@ -150,7 +166,8 @@ def count_presence(fingerprint: Fingerprint, found: Mapping[str, list[bool]]) ->
 def _save_maps(
     cascade: Cascade, case: Case, folder: Path, found: dict[str, list[bool]]
 ) -> Iterator[tuple[str, SavedMaps]]:  # fmt: skip
-    """Each organ's fine and coarse log-odds in its box, where the fine stage ran and the organ is annotated.
+    """Each organ's fine and coarse log-odds in its box, where the fine stage ran and the organ is annotated: of the box, the part
+    that any weights could give to the organ.
 
     found: gets, for each annotated organ that is there, whether the coarse stage found it whole.
     """
@@ -164,9 +181,11 @@ def _save_maps(
         if maps.fine is None or case.annotated is not None and maps.organ not in case.annotated:
             continue
         channel = cascade.plan.labels.organs.index(maps.organ) + 1
-        path = folder / f"{case.id}__{channel}.npy"
-        np.save(path, np.stack([maps.fine, maps.coarse])[:, None].astype(np.float16), allow_pickle=False)
-        load = _loader(case.id, path, (truth[maps.box.slices] == channel).astype(np.uint8))
+        path, of_organ = folder / f"{case.id}__{channel}.npy", truth[maps.box.slices] == channel
+        kept = bounding_box(of_organ | (maps.fine > NEVER) | (maps.coarse > NEVER)) or Box((0, 0, 0), (1, 1, 1))
+        logits = np.stack([maps.fine[kept.slices], maps.coarse[kept.slices]])[:, None]
+        np.save(path, logits.astype(np.float16), allow_pickle=False)
+        load = _loader(case.id, path, of_organ[kept.slices].astype(np.uint8))
         yield maps.organ, SavedMaps(load, int(np.count_nonzero(truth == channel)), threshold_of(coarse.located[maps.organ].how))
 
 

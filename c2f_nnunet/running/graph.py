@@ -117,9 +117,14 @@ class TimeBudget:
         self.todo = list(todo)
 
     def start(self, task: Task) -> float | None:
-        """Seconds for a task that starts now; None without a budget."""
+        """Seconds for a task that starts now; None without a budget. TrainingError where nothing is left.
+
+        A member that went on with the time of an earlier command, or a long fit, may have taken it all; a second's training would
+        count as finished.
+        """
         if self.ends is None:
             return None
-        ahead = self.todo[self.todo.index(task) :]
-        left = max(LEAST_SECONDS, self.ends - self.clock())
+        ahead, left = self.todo[self.todo.index(task) :], self.ends - self.clock()
+        if left <= 0:
+            raise TrainingError(f"{task.title}: --minutes were over before it began; run the same command again, with the minutes for what is left")
         return max(LEAST_SECONDS, left * task.share / sum(t.share for t in ahead))

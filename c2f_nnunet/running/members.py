@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Callable
@@ -18,6 +19,7 @@ from ..evaluation.figures import progress_figure
 from ..evaluation.metrics import dsc
 from ..inference.member import predict_crop, predict_volume
 from ..io import durable, records
+from ..network.precision import is_out_of_memory
 from ..planning.plan import MemberPlan, Plan
 from ..preparing.prepare import jitter_voxels
 from ..training import checkpoint
@@ -68,8 +70,8 @@ def settings_for(member: MemberPlan, options: TrainOptions, seconds: float | Non
 
 
 def default_workers() -> int:
-    """Augmentation processes: one per core beside the first, at most 12 (nnU-Net's number)."""
-    return max(1, min(12, (os.cpu_count() or 2) - 1))
+    """Augmentation processes: one per core beside the first, at most 12 (nnU-Net's number); none where forking is not safe."""
+    return max(1, min(12, (os.cpu_count() or 2) - 1)) if sys.platform == "linux" else 0
 
 
 def is_finished(run: RunFolder) -> bool:
@@ -96,7 +98,9 @@ def memory_stated(run: RunFolder, settings: TrainSettings):
     """Turn what torch says where the device's memory is too small into a TrainingError with the remedy."""
     try:
         yield
-    except torch.OutOfMemoryError as e:
+    except RuntimeError as e:
+        if not is_out_of_memory(e):
+            raise
         what = f"a batch of {settings.training.batch_size} does not fit the memory of {settings.device}"
         remedy = "move the folder away and start again with a smaller --batch_size, or free the device's memory and go on with --c"
         raise TrainingError(f"{run.root}: {what} ({str(e).splitlines()[0]}); {remedy}") from e
@@ -115,11 +119,12 @@ def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolde
     for volume in training + held_out:
         _stop_if(stop)
         volume.verify()
-    cached = CachedVolumes(training, CACHE_SHARE * machine_memory_gb())
+    memory_gb = CACHE_SHARE * machine_memory_gb() / where.world  # each process of a training has its own
+    cached = CachedVolumes(training, memory_gb)
     if job.settings.workers:
         cached.load(lambda: _stop_if(stop))
     source = SliceSource(member, plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
-    validate = validation(plan, member, CachedVolumes(held_out, CACHE_SHARE * machine_memory_gb()), where.device, hooks.should_stop)
+    validate = validation(plan, member, CachedVolumes(held_out, memory_gb), where.device, hooks.should_stop)
 
     def after_epoch(rows: list[dict]) -> None:
         if "val_dsc" in rows[-1] or len(rows) % 5 == 1:

@@ -63,6 +63,7 @@ def needs(cascade: Cascade, image: Geometry, stored: np.dtype, stage: str, proba
         "views": scan + coarse * ((14 if averaged else 10) * labels.channels + 10) + max(_passes(cascade, cascade.plan.coarse.members)),
         "locate": scan + coarse * (8 * labels.channels + 32),
         "merge": scan + channels + 4 * voxels + logits + kept + max(MERGING * largest, passing),
+        "checks": scan + channels + 5 * voxels + logits,
         "write": scan + channels + 3 * ids + voxels + logits,
     }
     if probabilities:

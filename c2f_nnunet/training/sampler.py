@@ -210,8 +210,13 @@ class Workers(MultiThreadedAugmenter):
     """
 
     def _start(self) -> None:
-        starting = not self.was_initialized
-        super()._start()
+        """Forked, whatever Python's own way is (3.14's is another): the workers share the loaded volumes, and their parent is this process."""
+        starting, usual = not self.was_initialized, multiprocessing.get_start_method(allow_none=True)
+        multiprocessing.set_start_method("fork", force=True)
+        try:
+            super()._start()
+        finally:
+            multiprocessing.set_start_method(usual, force=True)
         if starting:
             threading.Thread(target=self._watch, args=(list(self._processes), self.abort_event), daemon=True).start()
 

@@ -223,8 +223,8 @@ def make_step(state: TrainState, plan: TrainingPlan, clock: Clock, where: Place)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         layout = torch.channels_last if batch["image"].ndim == 4 else torch.channels_last_3d
-        image = torch.from_numpy(batch["image"]).to(where.device, memory_format=layout, non_blocking=True)
-        target, known = (torch.from_numpy(batch[k]).to(where.device, non_blocking=True) for k in ("target", "known"))
+        image = torch.from_numpy(batch["image"]).to(where.device, memory_format=layout)
+        target, known = (torch.from_numpy(batch[k]).to(where.device) for k in ("target", "known"))
         with autocast(where.device):
             logits = network(image)
         loss = loss_of(logits, target, known)

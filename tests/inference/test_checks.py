@@ -26,7 +26,7 @@ from c2f_nnunet.inference.shapes import Shape
     (3.14, "threshold 0.5", ("no fine network",), False, False, "no fine network"),
 ])  # fmt: skip
 def test_found(volume, how, flags, grown, passed, sentence):
-    assert module.check_found(volume, how, flags, grown) == Check("found", volume, (None, None), passed, sentence)
+    assert module.check_found(volume, how, flags, grown, 0.5) == Check("found", volume, (None, None), passed, sentence)
 
 
 @pytest.mark.parametrize("how, least, sentence", [
@@ -130,7 +130,7 @@ def checked(array: np.ndarray, confidence=0.8, known=LIMITS, flags=()) -> dict[s
     volumes = np.bincount(array.ravel(), minlength=4)[1:] * IMAGE.voxel_mm3 / 1000
     reports = [OrganReport(o, "threshold 0.5", confidence, float(v), False, flags, Evidence(confidence)) for o, v in zip(ORGANS, volumes)]
     scan = scene(array, ORGANS, IMAGE, ANCHOR_MM)
-    return {c.organ: c for c in check_case("hn_1", Segmentation(array, tuple(reports)), scan, known, PAIRS)}
+    return {c.organ: c for c in check_case("hn_1", Segmentation(array, tuple(reports)), scan, known, PAIRS, 0.5)}
 
 
 def failed(found: dict[str, Checked]) -> dict[str, list[str]]:

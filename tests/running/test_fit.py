@@ -8,12 +8,15 @@ import torch
 from c2f_nnunet.cli import train
 from c2f_nnunet.data.fingerprint import Fingerprint
 from c2f_nnunet.errors import DatasetError
-from c2f_nnunet.inference.cascade import MERGE_SOURCES
+from c2f_nnunet.inference.cascade import MERGE_SOURCES, view_logits
 from c2f_nnunet.inference.fusion import FusionWeights, read_fusion
-from c2f_nnunet.inference.fusion_learn import FitCase
+from c2f_nnunet.inference.fusion_learn import NEVER, FitCase
 from c2f_nnunet.inference.presence import Presence
 from c2f_nnunet.io import records
+from c2f_nnunet.preparing.prepare import PreparedVolume
 from c2f_nnunet.running import fit
+from c2f_nnunet.running.members import stored_of
+from c2f_nnunet.running.model import build_cascade
 
 CPU = torch.device("cpu")
 
@@ -76,6 +79,29 @@ def test_they_are_due_where_missing_and_after_a_retraining(tiny_trained, tmp_pat
     assert fit.fusion_is_due(model) and fit.merge_is_due(model)
     assert train.main(tiny.args("2d_top", 0, "-device", "cpu", "-np", 0)) == 0  # nothing to train, but the fits are due
     assert not fit.fusion_is_due(model) and not fit.merge_is_due(model)
+
+
+def test_a_merge_is_due_when_the_views_are_fused_otherwise(tiny_trained, tmp_path):
+    """It weighs their fused log-odds: another fold's views change these, and no fine member."""
+    tiny = tiny_trained.copy(tmp_path / "w")
+    fusion = tiny.model.fusion
+    records.write(tiny.folder.fusion, replace(fusion, coarse=replace(fusion.coarse, bias=(1.0, *fusion.coarse.bias[1:]))))
+    assert not fit.fusion_is_due(tiny.model) and fit.merge_is_due(tiny.model)
+
+
+def test_views_are_kept_where_some_weights_could_give_a_voxel_to_an_organ(tiny_trained, tmp_path):
+    """The voxels left out are in no mask: the fit is that of whole volumes."""
+    model, kept = tiny_trained.model, []
+    cascade, _ = build_cascade(model, (0,), "best", CPU, stage="coarse")
+    for volume in stored_of(tiny_trained.store, cascade.views[0], model.splits()[0].val):
+        case = fit._save_views(cascade, volume, tmp_path)()
+        prepared = PreparedVolume(volume.image[:], volume.record.geometry, volume.record.anchor_index)
+        whole = np.stack([view_logits(cascade, prepared, m) for m in cascade.views])
+        inside = (whole.astype(np.float16) > NEVER).any(axis=(0, 1)) | (volume.labels[:] > 0)
+        np.testing.assert_array_equal(case.logits, whole.astype(np.float16)[:, :, inside])
+        np.testing.assert_array_equal(case.truth, volume.labels[:][inside])
+        kept.append(inside.mean())
+    assert 0 < max(kept) < 0.5 and sorted(p.suffix for p in tmp_path.iterdir()) == [".npy"] * len(kept)
 
 
 def test_maps_that_a_killed_fit_left_are_removed(tiny_trained, tmp_path):

@@ -47,8 +47,11 @@ def test_time_is_shared_in_proportion_to_what_is_left(tiny_planned):
     now[0] += 600.0  # the first took longer than its share: the others share what is left
     assert budget.start(todo[1]) == pytest.approx(3000 * 0.15 / (total - 0.15))
     assert budget.start(todo[5]) == pytest.approx(3000 * 0.25 / (0.25 + FIT_SHARE["merge"]))
+    now[0] = 100.0 + 3600 - 0.5
+    assert budget.start(todo[5]) == 1.0  # a second at least, for a step or two
     now[0] = 1e6
-    assert budget.start(todo[5]) == 1.0  # nothing is left: a second, for a step or two
+    with pytest.raises(TrainingError, match="3d_Stem fold 0: --minutes were over before it began; run the same command again"):
+        budget.start(todo[5])
     assert TimeBudget(None, todo).start(todo[0]) is None
 
 

@@ -47,6 +47,24 @@ def test_a_worker_per_core_beside_the_first_at_most_twelve(monkeypatch, cores, w
     assert members.default_workers() == workers
 
 
+def test_no_worker_where_forking_is_not_safe(monkeypatch):
+    monkeypatch.setattr(members.sys, "platform", "darwin")
+    assert members.default_workers() == 0
+
+
+@pytest.mark.parametrize("said", ["[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+                                  "MPS backend out of memory (MPS allocated: 17.9 GB)"])
+def test_memory_that_a_cpu_or_mps_lacks_is_told_with_the_remedy(tiny_planned, said):
+    """torch has no error type for these, only words; any other RuntimeError is a fault of ours."""
+    run, settings = tiny_planned.folder.run("2d_top", 0), settings_for(tiny_planned.model.plan.member("2d_top"), TrainOptions("cpu"), None)
+    with pytest.raises(TrainingError, match="a batch of 8 does not fit the memory of cpu .*; move the folder away and start again"):
+        with members.memory_stated(run, settings):
+            raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        with members.memory_stated(run, settings):
+            raise RuntimeError("shapes differ")
+
+
 def test_only_its_final_checkpoint_says_that_a_training_is_finished(tiny_planned, tmp_path):
     run = tiny_planned.copy(tmp_path / "w").folder.run("3d_Stem", 0)
     for which, finished in (("latest", False), ("best", False), ("final", True)):

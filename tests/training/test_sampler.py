@@ -141,6 +141,18 @@ class Failing:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["spawn", "forkserver", None])
+def test_workers_are_forked_whatever_pythons_own_way_is(tiny_planned, method):
+    """Python 3.14 starts processes by a fork server, which can be handed no loaded volume, and whose children are not ours."""
+    usual = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        test_workers_hand_out_the_same_batches_in_order(tiny_planned)
+        assert multiprocessing.get_start_method(allow_none=True) == method
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
+
+
 def test_a_worker_that_fails_is_a_stated_error(capfd):
     with closing(stream(Batches(Failing(), 1, 0, 0, 1), 1)) as batches:
         with pytest.raises(TrainingError, match="an augmentation process ended .* or give -np 0"):
