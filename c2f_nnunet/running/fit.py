@@ -106,6 +106,7 @@ def _save_views(cascade: Cascade, volume: StoredVolume, folder: Path) -> Callabl
         view[:] = view_logits(cascade, prepared, member)
         for of_organ in view:
             kept |= of_organ > NEVER
+    kept[0, 0, 0] |= not kept.any()  # so that there is something to draw from
     np.save(path, logits[:, :, kept], allow_pickle=False)
     del logits
     whole.unlink()
