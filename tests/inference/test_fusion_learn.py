@@ -83,3 +83,9 @@ def test_drawn_voxels_stand_for_all(monkeypatch):
     assert stands_for[y].sum() == pytest.approx(40)
     assert stands_for[~y & (x[:, 0] == 0)].sum() == pytest.approx(60)
     assert stands_for[x[:, 0] == -12].sum() == pytest.approx(1900)
+
+
+def test_voxels_that_are_left_out_are_in_no_mask():
+    """NEVER and less in every source: no weights and bias tried reach 0, nor do a source alone and the mean."""
+    for theta in (np.append(w, fusion_learn._BIASES.max()) for w in fusion_learn.weights_tried(3)):
+        assert np.full(3, fusion_learn.NEVER) @ theta[:-1] + theta[-1] < 0

@@ -37,6 +37,7 @@ def test_what_is_held_at_each_moment(cascade):
         "views": 2e6 * 2 + coarse * (10 * 4 + 10),
         "locate": 2e6 * 2 + coarse * (8 * 4 + 32),
         "merge": 2e6 * 7 + 16 * coarse + 24 * box,
+        "checks": 2e6 * (2 + 1 + 5) + 16 * coarse,
         "write": 2e6 * (2 + 1 + 3 + 1) + 16 * coarse,
     }
     assert memory_estimate_gb(cascade, SCAN, INT16, "fine", False) == pytest.approx(LIBRARIES_GB + max(found.values()) / 2**30)

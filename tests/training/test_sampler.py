@@ -141,7 +141,7 @@ class Failing:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("method", ["spawn", "forkserver", None])
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_are_forked_whatever_pythons_own_way_is(tiny_planned, method):
     """Python 3.14 starts processes by a fork server, which can be handed no loaded volume, and whose children are not ours."""
     usual = multiprocessing.get_start_method(allow_none=True)
