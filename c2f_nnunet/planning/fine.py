@@ -69,8 +69,8 @@ def jitter_mm(found: list[OrganStats], coarse_spacing_mm) -> tuple[float, float,
 def fine_windows(organs: tuple[str, ...], found: list[OrganStats], fingerprint: Fingerprint) -> tuple[tuple[Window, ...], str]:
     """The organ's own window, and for a single soft organ the views' wide one beside it (documentation/experiments.md, 23)."""
     low, mid, high = (float(v) for v in np.median([s.hu for s in found], axis=0))
-    own, rule = widened(low, high, mid, share=0.5), "median 0.5 and 99.5 percentiles of the organ, half the width added on each side; mean: the organ's median"
-    views = windows(fingerprint)[0]
+    own, views = widened(low, high, mid, share=0.5), windows(fingerprint)[0]
+    rule = "median 0.5 and 99.5 percentiles of the organ, half the width added on each side; mean: the organ's median"
     if len(organs) > 1 or mid >= SOFT_HU or len(views) == 1:
         return (own,), rule
     return (own, views[0]), rule + "; and the views' wide one, which shows the bone about a soft organ in the middle"
