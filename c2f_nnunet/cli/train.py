@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-pretrained_weights", metavar="F", help="start from this checkpoint's weights (path of its .json)")
     p.add_argument("-num_gpus", type=positive, default=1, metavar="N", help="train each member on N devices with torch's DDP (default: 1)")
     p.add_argument("-np", dest="workers", type=whole, metavar="N",
-                   help="augmentation processes (default: one per core beside the first; 0: none)")
+                   help="augmentation processes (default: one per core beside the first, on Linux; 0: none)")
     return p
 
 

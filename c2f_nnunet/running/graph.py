@@ -16,7 +16,7 @@ from .members import Job, TrainOptions, is_finished, settings_for
 
 log = logging.getLogger(__name__)
 GROUPS = ("coarse", "fine", "all")
-FIT_SHARE = {"fusion": 0.03, "merge": 0.04}  # of a time budget, kept for the fits (measured: documentation/experiments.md)
+FIT_SHARE = {"fusion": 0.03, "merge": 0.04}  # of a time budget, kept for the fits: a choice
 LEAST_SECONDS = 1.0
 
 
