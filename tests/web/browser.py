@@ -30,7 +30,7 @@ def find() -> str:
     return found
 
 
-def visit(url: str, profile: Path, *more: str, milliseconds: int = 15000) -> Opened:
+def visit(url: str, profile: Path, *more: str, milliseconds: int = 60000) -> Opened:
     """Open the address and wait until its scripts are done, at most so many milliseconds of the page's own clock."""
     command = [find(), *FLAGS, f"--user-data-dir={profile}", f"--virtual-time-budget={milliseconds}", *more, "--dump-dom", url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
