@@ -89,8 +89,8 @@ def features_rule(base: int, budget: Budget) -> str:
     return f"base {base}: planned for {'an accelerator' if budget.accelerator else 'CPU cores'}, doubled at each level"
 
 
-def batch_rule(network: NetworkPlan, shape: tuple[int, ...], budget: Budget, wanted: int, batch: int) -> str:
-    """Why this batch size, with what it needs."""
+def batch_rule(network: NetworkPlan, shape: tuple[int, ...], budget: Budget, wanted: int, why: str, batch: int) -> str:
+    """Why this batch size was wanted, why it is what it is, and what it needs."""
     needs = training_memory_gb(network, shape, batch)
-    rule = f"{wanted} (paper), halved while a step needs more than {budget.memory_gb:.1f} GB; needs {needs:.2f} GB"
+    rule = f"{wanted} ({why}), halved while a step needs more than {budget.memory_gb:.1f} GB; needs {needs:.2f} GB"
     return rule if needs <= budget.memory_gb else rule + ", over the budget: a smaller batch does not train well"

@@ -171,7 +171,7 @@ def view_member(
             "network.features": features_rule(base, budget),
             "network.strides": NEVER_MORE_POOLINGS,
             "network.norm": "batch: fastest on CPUs in channels-last layout, and a batch holds enough slices",
-            "training.batch_size": batch_rule(network, plane, budget, 16, batch),
+            "training.batch_size": batch_rule(network, plane, budget, 16, "paper", batch),
             "training.foreground_share": "three quarters of the slices are drawn by organ, so that no class dies early",
             "minutes_share": "45 % of a time budget goes to the three views",
         } | COMMON_RULES,

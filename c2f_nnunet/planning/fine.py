@@ -16,7 +16,8 @@ from .topology import divisors, features, kernels, round_up, strides
 VOXELS_ACROSS = 12.0
 CONTEXT_MM = 14.0
 BASE_FEATURES = {True: 32, False: 12}
-LARGEST_CROP = {True: 128**3, False: 64**3}
+LARGEST_CROP = {True: 128**3, False: 2 * 64**3}
+VOXELS_PER_STEP = {True: 4 * 128**3, False: 4 * 64**3}
 
 
 def fine_groups(fingerprint: Fingerprint) -> list[tuple[str, ...]]:
@@ -93,7 +94,9 @@ def fine_member(
     network = NetworkPlan(
         3, len(chosen), 2, features(base, len(steps) + 1, 3), steps, kernels(spacing, steps), norm="instance", background_prior=BACKGROUND_PRIOR
     )
-    batch = largest_batch(network, shape, budget, wanted=4, least=2)
+    wanted = int(np.clip(VOXELS_PER_STEP[budget.accelerator] // np.prod(shape), 2, 4))  # documentation/experiments.md, 27
+    batch = largest_batch(network, shape, budget, wanted, least=2)
+    why_batch = "paper" if wanted == 4 else "large crops: about as many voxels a step as others have"
     training = TrainingPlan(
         batch_size=batch, epochs=200, steps_per_epoch=50, validate_every=10, learning_rate=3e-3, optimiser="adamw", schedule="poly",
         warmup_steps=20, weight_decay=1e-2, ema_decay=0.99, clip_norm=12.0,
@@ -117,7 +120,7 @@ def fine_member(
             "and one coarse voxel",
             "network.strides": f"{NEVER_MORE_POOLINGS}; an axis twice as coarse as the finest waits",
             "network.norm": "instance: a batch of few crops is too small for batch statistics",
-            "training.batch_size": batch_rule(network, shape, budget, 4, batch),
+            "training.batch_size": batch_rule(network, shape, budget, wanted, why_batch, batch),
             "training.foreground_share": "four crops of five hold the organ; the fifth, where cases lack it, shows its usual place without it",
             "minutes_share": "half of a time budget goes to the organs, in equal parts",
         } | COMMON_RULES,

@@ -11,8 +11,14 @@ from c2f_nnunet.io import records
 from c2f_nnunet.running import planning
 from tests.faults.archives import craft
 from tests.faults.inputs import IMAGE, Fault, error, plan, refused_by_planning, skipped_by_prediction, state, told_of
-from tests.faults.processes import slow_disk
+from tests.faults.processes import ready, slow_disk
 from tests.faults.trainings import hashes, latest, started, train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forking():
+    """Random moments are drawn from the time that an undisturbed command takes, in which the server's start must not be counted."""
+    ready()
 
 
 @pytest.fixture

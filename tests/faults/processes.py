@@ -58,6 +58,13 @@ class Command:
         return self.process.exitcode, self.output.read_text()
 
 
+def ready() -> None:
+    """Wait until the server that forks commands has imported what they use, which takes seconds: what is timed after it is the command."""
+    first = CONTEXT.Process(target=os.getpid)
+    first.start()
+    first.join()
+
+
 def run(output: Path, name: str, args: list[str], *before, within_s: float = PATIENCE_S) -> tuple[int, str]:
     """A command from start to end: (exit code, everything it printed)."""
     return Command(output, name, args, *before).ended(within_s)

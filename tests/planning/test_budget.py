@@ -119,5 +119,5 @@ def test_the_batch_is_halved_until_it_fits(room, expected):
 def test_the_rule_says_what_is_needed_and_where_that_is_too_much():
     plan = network((64, 64), (1, 1), 1, 2, 16, "batch")
     assert math.isclose(training_memory_gb(plan, (64, 64), 4), 0.0434, rel_tol=0.2)
-    assert batch_rule(plan, (64, 64), Budget(1.0, True, ""), 16, 4).endswith(f"needs {training_memory_gb(plan, (64, 64), 4):.2f} GB")
-    assert "over the budget" in batch_rule(plan, (64, 64), Budget(0.01, True, ""), 16, 4)
+    assert batch_rule(plan, (64, 64), Budget(1.0, True, ""), 16, "paper", 4).endswith(f"needs {training_memory_gb(plan, (64, 64), 4):.2f} GB")
+    assert "over the budget" in batch_rule(plan, (64, 64), Budget(0.01, True, ""), 16, "paper", 4)
