@@ -82,7 +82,7 @@ def of_case(cascade: Cascade, case: Case, clean: frozenset[str], fingerprint: Fi
     predicted = time.monotonic()
     anchor_mm = coarse.prepared.geometry.world(coarse.prepared.anchor_index)[::-1]
     scan = scene(result.channels, labels.organs, geometry, anchor_mm)
-    checked = check_case(case.id, result, scan, organ_limits(fingerprint, without={case.id}), labels.pairs, model.plan.fine.thresholds[0])
+    checked = check_case(case.id, result, scan, organ_limits(fingerprint, without={case.id}), labels.pairs, cascade.plan.fine.thresholds[0])
     done = time.monotonic()
     for c, (report, its) in enumerate(zip(result.reports, checked), start=1):
         a, b, shape = truth == c, result.channels == c, scan.shapes.get(report.organ)

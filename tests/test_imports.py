@@ -161,6 +161,14 @@ def test_every_module_has_its_own_test_file():
 COMMANDS = re.findall(r'^c2f_\w+ = "c2f_nnunet\.cli\.(\w+):main"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
 
 
+@pytest.mark.parametrize("folder", ["c2f_nnunet", "benchmarks", "dataset_conversion", "scripts", "tests"])
+def test_every_name_is_defined_and_every_import_used(folder):
+    """Also where no test goes: a script that is run once a month must not end in a NameError."""
+    done = subprocess.run([sys.executable, "-m", "pyflakes", folder], cwd=ROOT, capture_output=True, text=True)
+    told = [line for line in done.stdout.splitlines() if "'highdicom' imported but unused" not in line]  # it is only asked whether it is there
+    assert not done.stderr and not told, "\n".join(told)
+
+
 def test_the_eight_commands_are_installed():
     assert COMMANDS == ["plan_and_preprocess", "train", "predict", "evaluate", "crossval", "export_model", "import_model", "view"]
 

@@ -75,14 +75,16 @@ def body(args: argparse.Namespace) -> None:
         done = predict.predict_cases(cascade, cases, out, options, lambda case: bar.update())
     if folder.dataset_json.exists():  # its label names are what c2f_evaluate shows
         durable.write_bytes(out / "dataset.json", folder.dataset_json.read_bytes())
-    checking.write_checks(out, checking.gather_checks(out))
+    noted = checking.gather_checks(out)  # those of cases that stood already, too
+    checking.write_checks(out, noted)
     good, failed = [p for p in done if p.error is None], [p for p in done if p.error]
     if good:
         seconds = pd.DataFrame([p.seconds for p in good])
         medians = ", ".join(f"{name} {value:.1f}" for name, value in seconds.median().items())
         print(f"seconds per case (median): {medians}; all {seconds.to_numpy().sum():.0f} s")
-        if flagged := checking.table(c for p in good for c in p.checks):
-            print("organs that need a look:\n" + flagged)
+    asked = {c.id for c in cases} - {p.case for p in failed}
+    if flagged := checking.table(c for c in noted if c.case in asked):
+        print("organs that need a look:\n" + flagged)
     if args.report and len(failed) < len(cases):
         title = f"{model.plan.dataset}: predictions of plan '{model.plan.name}'"
         page = prediction_report(out, title, model.plan.labels, everything, options)

@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ..geometry import Box, Geometry, bounding_box
 from ..io import durable
@@ -142,27 +143,54 @@ def box_plots(results: Mapping[str, Sequence[CaseScore]], metric: str) -> Figure
     shown = METRICS[metric]
     frames = {name: per_case(scores) for name, scores in results.items()}
     organs = list(dict.fromkeys(o for f in frames.values() for o in f["organ"]))
-    figure = Figure(figsize=(6.6, 1.0 + len(organs) * (0.2 + 0.14 * len(frames))), layout="constrained")
-    ax = figure.subplots()
-    colours = column_colours(list(frames))
     values = {n: [f.loc[f["organ"] == o, metric].dropna().to_numpy() * shown.scale for o in organs] for n, f in frames.items()}
     limit = _axis_end(np.concatenate([v for per_organ in values.values() for v in per_organ] or [np.zeros(0)]), metric)
-    step = 0.8 / max(1, len(frames))
+    colours = column_colours(list(frames))
+    label = f"{shown.title} ({shown.unit}), {'higher' if shown.best == 'max' else 'lower'} is better"
+    figure, _ = _box_figure(values, organs, label, limit, colours)
+    handles = [Line2D([], [], color=colour, lw=6, alpha=0.75, label=literal(n)) for n, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)) or 1, frameon=False, fontsize=9)
+    return figure
+
+
+def organ_boxes(
+    values: Mapping[str, Sequence[float]], label: str, ranges: Mapping[str, tuple[float, float]] | None = None, log: bool = False
+) -> Figure:
+    """Horizontal boxes of one value per organ and case. ranges: organ → a grey bar behind its box. log: along a logarithmic axis."""
+    drawn = [np.asarray(v, float) for v in values.values()]
+    figure, ax = _box_figure({label: drawn}, list(values), label, None, {label: colormaps["tab10"](0)})
+    for row, organ in enumerate(values):
+        if low_high := (ranges or {}).get(organ):
+            ax.barh(row, low_high[1] - low_high[0], 0.8, low_high[0], color="#e3e8ee", zorder=0.5)
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(NullLocator())
+    return figure
+
+
+def _box_figure(
+    values: Mapping[str, Sequence[np.ndarray]], organs: Sequence[str], label: str, limit: float | None, colours: Mapping[str, tuple]
+) -> tuple[Figure, Axes]:
+    """Boxes of every column's values, in the organs' order. limit: where the axis ends, None: at the last value."""
+    figure = Figure(figsize=(6.6, 1.0 + len(organs) * (0.2 + 0.14 * len(values))), layout="constrained")
+    ax = figure.subplots()
+    step = 0.8 / max(1, len(values))
     for k, (name, per_organ) in enumerate(values.items()):
         rows = np.arange(len(organs)) + (k + 0.5) * step - 0.4
         _boxes(ax, per_organ, rows, step, colours[name], limit)
     ax.set_yticks(range(len(organs)), [literal(o) for o in organs])
     ax.set_ylim(len(organs) - 0.5, -0.5)
-    ax.set_xlim(right=limit)
-    ax.set_xlabel(f"{shown.title} ({shown.unit}), {'higher' if shown.best == 'max' else 'lower'} is better")
+    if limit is not None:
+        ax.set_xlim(right=limit)
+    ax.set_xlabel(label)
     ax.grid(axis="x", **GRID)
     ax.set_axisbelow(True)
     for y in np.arange(len(organs) - 1) + 0.5:
         ax.axhline(y, color="#eef1f4", lw=1, zorder=0)
     _bare(ax)
-    handles = [Line2D([], [], color=colours[n], lw=6, alpha=0.75, label=literal(n)) for n in frames]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)) or 1, frameon=False, fontsize=9)
-    return figure
+    return figure, ax
 
 
 def column_colours(names: Sequence[str]) -> dict[str, tuple]:

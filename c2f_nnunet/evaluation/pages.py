@@ -4,18 +4,21 @@ from __future__ import annotations
 import base64
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..io import durable
 from ..labels import LabelSet
+from . import figures
 from .metrics import METRICS, CaseScore, OrganScore
 from .pictures import View
 
 Views = Mapping[int, tuple[View, ...]]  # channel → its three views
+Evidence = Mapping[str, float | None]  # each of SURENESS, 0…1, None where there was nothing to compare
 PAGE = "report.html"
 # how c2f_predict found an organ's place → what that means
 FOUND = {
@@ -41,6 +44,13 @@ class Heading:
     unit: str = ""
     definition: str = ""
     words: bool = False
+
+
+# how sure a result is: the confidence, and how far the parts of the ensemble agree on it (see inference.agreement.Evidence)
+SURENESS = {
+    "confidence": Heading("Confidence", "%", "def-confidence"), "views": Heading("Views agree", "%", "def-agree"),
+    "folds": Heading("Folds agree", "%", "def-agree"), "stages": Heading("Stages agree", "%", "def-agree"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,14 @@ class CaseTable:
     order: str
 
 
+@dataclass(frozen=True)
+class OrganTable:
+    """Organs over all cases: headings, and each organ's channel, name and cells."""
+
+    headings: tuple[Heading, ...]
+    rows: tuple[tuple[int, str, tuple[Shown, ...]], ...]
+
+
 def number(value: float | None, digits: int, scale: float = 1.0) -> Shown:
     """A cell of a rounded number; a dash where there is none."""
     return Shown("–") if value is None else Shown(f"{value * scale:.{digits}f}", value * scale)
@@ -92,13 +110,23 @@ def metric_cell(value: float | None, metric: str) -> Shown:
     return number(value, METRICS[metric].digits, METRICS[metric].scale)
 
 
+def measured(evidence: Iterable[Evidence]) -> list[str]:
+    """Which of SURENESS any of these organs has."""
+    there = {name for e in evidence for name in SURENESS if e.get(name) is not None}
+    return [name for name in SURENESS if name in there]
+
+
 # ---- the held-out cases of a cross-validation
 
 SCORED = ("dsc", "surface_dsc", "hd95_mm")
 
 
-def scored_cases(scores: Sequence[CaseScore], views: Mapping[str, Views], flags: Sequence[Mapping]) -> CaseTable:
-    """The cases by mean DSC, worst first. views: by case. flags: each with the keys case, organ, state, note."""
+def scored_cases(
+    scores: Sequence[CaseScore], views: Mapping[str, Views], flags: Sequence[Mapping], evidence: Mapping[tuple[str, str], Evidence] | None = None
+) -> CaseTable:
+    """The cases by mean DSC, worst first. views: by case. flags: each with the keys case, organ, state, note. evidence: by case and organ."""
+    evidence = evidence or {}
+    shown = measured(evidence.values())
     told: dict[tuple[str, str], list[str]] = {}
     for f in flags:
         told.setdefault((f["case"], f["organ"]), []).append(f"{f['state']}: {f['note']}")
@@ -108,13 +136,19 @@ def scored_cases(scores: Sequence[CaseScore], views: Mapping[str, Views], flags:
     return CaseTable(
         (Heading("Mean DSC", "%", "def-dsc"), Heading("Lowest DSC", "%", "def-dsc"), Heading("of", words=True),
          Heading("Largest 95HD", "mm", "def-hd95_mm"), Heading("Missed", "", "def-missed"), Heading("Flagged", "", "def-flag")),
-        (*columns, *volumes), tuple(_scored_case(s, views.get(s.case, {}), told) for s in ranked), "lowest mean DSC first",
+        (*columns, *volumes, *(SURENESS[name] for name in shown)),
+        tuple(_scored_case(s, views.get(s.case, {}), told, evidence, shown) for s in ranked), "lowest mean DSC first",
     )  # fmt: skip
 
 
-def _scored_case(score: CaseScore, views: Views, told: Mapping[tuple[str, str], list[str]]) -> CaseEntry:
+def _scored_case(
+    score: CaseScore, views: Views, told: Mapping[tuple[str, str], list[str]], evidence: Mapping[tuple[str, str], Evidence], shown: Sequence[str]
+) -> CaseEntry:
+    def sure(o: OrganScore) -> tuple[Shown, ...]:
+        return tuple(number(evidence.get((score.case, o.organ), {}).get(name), 1, 100) for name in shown)
+
     organs = tuple(
-        OrganEntry(o.organ, c, _scored_cells(o), tuple(told.get((score.case, o.organ), ())), views.get(c, ()))
+        OrganEntry(o.organ, c, _scored_cells(o) + sure(o), tuple(told.get((score.case, o.organ), ())), views.get(c, ()))
         for c, o in enumerate(score.organs, start=1)
     )
     lowest = min((o for o in score.organs if o.dsc is not None), key=lambda o: o.dsc, default=None)
@@ -137,33 +171,44 @@ def _scored_cells(o: OrganScore) -> tuple[Shown, ...]:
 
 @dataclass(frozen=True)
 class PredictedOrgan:
-    """What c2f_predict notes of an organ: how its place was found, mean probability inside (0…1), volume, what is doubtful."""
+    """What c2f_predict notes of an organ: how its place was found, its volume, how sure it is, what is doubtful.
+
+    evidence: the confidence at least. expected_ml: the volumes (lowest, highest) that training cases let expect.
+    """
 
     organ: str
     how: str
-    confidence: float
     volume_ml: float
-    flags: tuple[str, ...]
+    evidence: Evidence
+    flags: tuple[str, ...] = ()
+    expected_ml: tuple[float, float] | None = None
+
+    @property
+    def confidence(self) -> float | None:
+        """None where the organ is not there: nothing can be sure of it."""
+        return self.evidence["confidence"] if self.volume_ml else None
 
 
 def predicted_cases(cases: Mapping[str, Sequence[PredictedOrgan]], views: Mapping[str, Views], labels: LabelSet) -> CaseTable:
-    """The cases with the most flagged organs first, then the least confident ones."""
-    entries = [_predicted_case(case, organs, views.get(case, {}), labels) for case, organs in cases.items()]
-    entries.sort(key=lambda e: (-e.flags, e.cells[2].value if e.cells[2].value is not None else -1.0, e.case))
+    """The cases with the most remarks first, of equals that with the least sure organ: the order of `inference.checks.ordered`."""
+    shown = measured(o.evidence for organs in cases.values() for o in organs)
+    entries = [_predicted_case(case, organs, views.get(case, {}), labels, shown) for case, organs in cases.items()]
+    remarks = {case: sum(len(o.flags) for o in organs) for case, organs in cases.items()}
+    entries.sort(key=lambda e: (-remarks[e.case], e.cells[2].value if e.cells[2].value is not None else 100.0, e.case))
     return CaseTable(
         (Heading("Flagged", "", "def-flag"), Heading("Organs found", "", "def-found"),
          Heading("Lowest confidence", "%", "def-confidence"), Heading("of", words=True)),
-        (Heading("Volume", "ml", "def-volume"), Heading("Confidence", "%", "def-confidence"), Heading("Found", "", "def-found", True)),
-        tuple(entries), "most flagged organs first, then lowest confidence",
+        (Heading("Volume", "ml", "def-volume"), *(SURENESS[name] for name in shown), Heading("Found", "", "def-found", True)),
+        tuple(entries), "most remarks first, then lowest confidence",
     )  # fmt: skip
 
 
-def _predicted_case(case: str, organs: Sequence[PredictedOrgan], views: Views, labels: LabelSet) -> CaseEntry:
+def _predicted_case(case: str, organs: Sequence[PredictedOrgan], views: Views, labels: LabelSet, shown: Sequence[str]) -> CaseEntry:
     entries = []
     for o in organs:
         channel = labels.organs.index(o.organ) + 1
-        confidence = number(o.confidence if o.volume_ml else None, 1, 100)
-        cells = (number(o.volume_ml, 2), confidence, Shown(found(o.how), o.how))
+        sure = (number(o.evidence.get(name) if o.volume_ml else None, 1, 100) for name in shown)
+        cells = (number(o.volume_ml, 2), *sure, Shown(found(o.how), o.how))
         entries.append(OrganEntry(o.organ, channel, cells, o.flags, views.get(channel, ())))
     there = [o for o in organs if o.volume_ml]
     lowest = min(there, key=lambda o: o.confidence, default=None)
@@ -182,11 +227,53 @@ def found(how: str) -> str:
     return FOUND.get(how, how)
 
 
-def build_prediction_report(out_dir: Path, title: str, labels: LabelSet, table: CaseTable, notes: Sequence[str] = ()) -> Path:
-    """Write report.html into out_dir: the cases of a prediction, pictures embedded; returns its path. notes: what must be known."""
+def predicted_organs(cases: Mapping[str, Sequence[PredictedOrgan]], labels: LabelSet) -> OrganTable:
+    """Each organ over the cases: in how many it was found, its volumes beside those to be expected, how sure it is, how often flagged."""
+    rows = []
+    for c, organ in enumerate(labels.organs, start=1):
+        mine = [(case, o) for case, organs in cases.items() for o in organs if o.organ == organ]
+        there = [(case, o) for case, o in mine if o.volume_ml]
+        volumes, sure = [o.volume_ml for _, o in there], [o.confidence for _, o in there]
+        expected = next((o.expected_ml for _, o in mine if o.expected_ml), None)
+        least = min(there, key=lambda item: item[1].confidence, default=None)
+        flagged = sum(bool(o.flags) for _, o in mine)
+        rows.append((c, organ, (
+            Shown(f"{len(there)} of {len(mine)}", len(there)),
+            *(number(f(volumes) if volumes else None, 2) for f in (median, min, max)),
+            Shown(f"{expected[0]:.1f} to {expected[1]:.1f}", expected[0]) if expected else Shown("–"),
+            *(number(f(sure) if sure else None, 1, 100) for f in (median, min)),
+            Shown(least[0], least[0]) if least else Shown("–"), Shown(str(flagged), flagged),
+        )))  # fmt: skip
+    return OrganTable(
+        (Heading("Found in", "", "def-found"), Heading("Median volume", "ml", "def-volume"), Heading("Smallest", "ml", "def-volume"),
+         Heading("Largest", "ml", "def-volume"), Heading("To be expected", "ml", "def-expected"),
+         Heading("Median confidence", "%", "def-confidence"), Heading("Lowest", "%", "def-confidence"), Heading("of", words=True),
+         Heading("Flagged", "", "def-flag")), tuple(rows),
+    )  # fmt: skip
+
+
+def predicted_pictures(cases: Mapping[str, Sequence[PredictedOrgan]], labels: LabelSet) -> dict[str, bytes]:
+    """Caption → PNG: box plots of the organs' volumes and of their confidence; {} of fewer than three cases, or no organ."""
+    found = [o for organs in cases.values() for o in organs if o.volume_ml]
+    if len(cases) < 3 or not found:
+        return {}
+    volumes = {organ: [o.volume_ml for o in found if o.organ == organ] for organ in labels.organs}
+    sure = {organ: [100 * o.confidence for o in found if o.organ == organ] for organ in labels.organs}
+    expected = {o.organ: o.expected_ml for o in found if o.expected_ml}
+    return {
+        "Volume; the grey bar is what training cases let expect": figures.png(figures.organ_boxes(volumes, "volume (ml)", expected, log=True)),
+        "Confidence": figures.png(figures.organ_boxes(sure, "confidence (%)")),
+    }
+
+
+def build_prediction_report(
+    out_dir: Path, title: str, labels: LabelSet, cases: Mapping[str, Sequence[PredictedOrgan]], table: CaseTable, notes: Sequence[str] = ()
+) -> Path:
+    """Write report.html into out_dir, pictures embedded; returns its path. table: of these cases. notes: what must be known."""
     flagged = [(c.case, o) for c in table.cases for o in c.organs if o.flags]
     context = {
         "title": title, "made": now(), "notes": notes, "table": table, "colours": colours(labels), "flagged": flagged,
+        "organs": predicted_organs(cases, labels), "pictures": predicted_pictures(cases, labels),
         "tiles": [("cases", len(table.cases)), ("organs", len(labels.organs)), ("flagged cases", sum(bool(c.flags) for c in table.cases)),
                   ("flagged organs", len(flagged))],
     }  # fmt: skip

@@ -82,13 +82,14 @@ def build_report(out_dir: Path, title: str, labels: LabelSet, results: Results, 
         notes = [*notes, *([two_readers().note] if any(two_readers().title in h for t in tables.values() for h in t[1]) else [])]
     _write_csvs(out_dir / "tables", tables, results)
     told = with_own_flags(results[main], flags)
+    cases = pages.scored_cases(results[main], views or {}, [*told, *doubts(checks)], {(c["case"], c["organ"]): c for c in checks})
     context = {
         "title": title, "made": pages.now(), "main": heading(main),
         "tiles": _tiles(results[main]), "tables": tables, "further": _further(results[main]),
         "metrics": METRICS, "default_tolerance": DEFAULT_TOLERANCE_MM,
         "notes": [*notes, *_cautions(results)], "flags": told, "lowest": _lowest(results[main]),
         "overlays": _captions(overlays, results[main]), "pictures": pictures, "checks": checks,
-        "table": pages.scored_cases(results[main], views or {}, told), "colours": pages.colours(labels),
+        "table": cases, "colours": pages.colours(labels),
     }
     durable.write_text(out_dir / "report.md", pages.environment().get_template("report.md.j2").render(context))
     durable.write_text(out_dir / "report.html", pages.environment().get_template("report.html.j2").render(context))
@@ -247,6 +248,11 @@ def with_own_flags(scores: Sequence[CaseScore], given: Sequence[Mapping]) -> lis
                 continue
             found.append({"case": s.case, "organ": o.organ, "state": state, "note": note})
     return [*given, *(f for f in found if (f["case"], f["organ"], f["state"]) not in known)]
+
+
+def doubts(checks: Sequence[Mapping]) -> list[dict]:
+    """The organs that need a look by the checks, as flags."""
+    return [{"case": c["case"], "organ": c["organ"], "state": "needs a look", "note": c["note"]} for c in checks if c["needs_a_look"]]
 
 
 def _lowest(scores: Sequence[CaseScore], count: int = 8) -> list[list[str]]:

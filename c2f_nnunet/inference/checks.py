@@ -211,19 +211,22 @@ def _between(name: str, value: float, limit: Limit, sentence: str) -> Check:
 # What is shown
 
 def ordered(checked: Iterable[Checked]) -> list[Checked]:
-    """Cases with the most failed checks first, of equals that with the least sure organ; within a case, organs that need a look first."""
+    """Cases with the most failed checks first, of equals that with the least sure organ; within a case, organs that need a look first.
+
+    An organ that is not there is not unsure: an empty reference looks the same.
+    """
     checked = list(checked)
     failed, least = Counter(), {}
     for c in checked:
         failed[c.case] += len(c.failed)
-        least[c.case] = min(least.get(c.case, 1.0), c.confidence)
+        least[c.case] = min(least.get(c.case, 1.0), c.confidence or 1.0)
     return sorted(checked, key=lambda c: (-failed[c.case], least[c.case], c.case, not c.needs_a_look))
 
 
 def as_rows(checked: Iterable[Checked]) -> list[dict]:
-    """Plain data for tables and pages, in order: case, organ, confidence, needs_a_look, and what the failed checks say (`note`)."""
+    """Plain data for tables and pages, in order: case, organ, how sure it is, needs_a_look, and what the failed checks say (`note`)."""
     return [
-        {"case": c.case, "organ": c.organ, "confidence": c.confidence, "needs_a_look": c.needs_a_look,
-         "note": "; ".join(f.sentence for f in c.failed)}
+        {"case": c.case, "organ": c.organ, "confidence": c.confidence, "views": c.evidence.views, "folds": c.evidence.folds,
+         "stages": c.evidence.stages, "needs_a_look": c.needs_a_look, "note": "; ".join(f.sentence for f in c.failed)}
         for c in ordered(checked)
     ]  # fmt: skip

@@ -63,7 +63,8 @@ def write_checks(folder: Path, checked: Iterable[Checked]) -> None:
 def table(checked: Iterable[Checked]) -> str:
     """The organs that need a look, as text for the screen; '' where there is none."""
     rows = [{k: v for k, v in row.items() if k != "needs_a_look"} for row in as_rows(checked) if row["needs_a_look"]]
-    return pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.3f}") if rows else ""
+    shown = pd.DataFrame(rows).dropna(axis="columns", how="all")  # of one fold there is no agreement of folds
+    return shown.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="–") if rows else ""
 
 
 def ranking(checked: Sequence[Checked], scores: Sequence[CaseScore]) -> list[str]:

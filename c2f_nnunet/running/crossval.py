@@ -17,7 +17,7 @@ from ..evaluation.figures import OverlayCase
 from ..evaluation.metrics import CaseScore, score
 from ..evaluation.pages import Views, scored_cases
 from ..evaluation.pictures import organ_views
-from ..evaluation.report import build_report, representative_cases, with_own_flags
+from ..evaluation.report import build_report, doubts, representative_cases, with_own_flags
 from ..inference.cascade import MERGE_SOURCES, Cascade, coarse_maps, merge, run_coarse, run_fine
 from ..inference.checks import Checked, as_rows
 from ..inference.fusion import FusionWeights, mean_weights
@@ -92,8 +92,7 @@ def crossval(
         model.folder.crossval, title, labels, columns, overlays=overlays, curves=_curves(model, folds), notes=notes, checks=rows,
         readers=readers, views={r.case: r.views for r in results},
     )  # fmt: skip
-    flags = [{"case": r["case"], "organ": r["organ"], "state": "needs a look", "note": r["note"]} for r in rows if r["needs_a_look"]]
-    table = scored_cases(columns["final"], {}, with_own_flags(columns["final"], flags))
+    table = scored_cases(columns["final"], {}, with_own_flags(columns["final"], doubts(rows)))
     viewing.write_index(model.folder.crossval, title, labels, table, {r.case: r.centres for r in results}, [r.case for r in results])
     return page, failed
 

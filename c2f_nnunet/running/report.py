@@ -50,7 +50,7 @@ def prediction_report(out: Path, title: str, labels: LabelSet, cases: Sequence[C
         raise C2FError(f"{out}: no predicted case can be reported on: {'; '.join(notes) or 'the input folder is empty'}; predict one first")
     table = predicted_cases(organs, views, labels)
     viewing.write_index(out, title, labels, table, centres, ())
-    return build_prediction_report(out, title, labels, table, notes)
+    return build_prediction_report(out, title, labels, organs, table, notes)
 
 
 def open_case(case: Case, target: Path, labels: LabelSet) -> OverlayCase:
@@ -63,33 +63,39 @@ def open_case(case: Case, target: Path, labels: LabelSet) -> OverlayCase:
     return OverlayCase(case.id, image.array, image.geometry, None, labels.to_channels(predicted.array))
 
 
-def noted_organs(path: Path, labels: LabelSet, checked: Mapping[str, tuple[str, ...]]) -> tuple[PredictedOrgan, ...]:
+def noted_organs(path: Path, labels: LabelSet, checked: Mapping[str, Mapping]) -> tuple[PredictedOrgan, ...]:
     """The organs of a CASE.json; RecordError where it is missing or is not such a file.
 
-    checked: organ → what its failed checks say, which is shown in place of the flags: the checks ask of these too.
+    checked: organ → its record in checks.json, whose failed checks are shown in place of the flags: they ask of these too.
     """
     try:
         entries = {o["organ"]: o for o in records.read_json(path)["organs"]}
-        return tuple(
-            PredictedOrgan(o, str(e["how"]), float(e["confidence"]), float(e["volume_ml"]), checked.get(o, tuple(map(str, e["flags"]))))
-            for o, e in ((organ, entries[organ]) for organ in labels.organs)
-        )
+        return tuple(_noted_organ(organ, entries[organ], checked.get(organ)) for organ in labels.organs)
     except (KeyError, TypeError, ValueError) as e:
         raise RecordError(f"{path}: is not a note of c2f_predict ({type(e).__name__}: {e}); predict this case again") from e
 
 
-def read_checks(path: Path) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Case → organ → what its failed checks say, from checks.json beside the predictions; {} where no checks were run.
+def _noted_organ(organ: str, entry: Mapping, checked: Mapping | None) -> PredictedOrgan:
+    """One organ of a CASE.json, with its record in checks.json, if there is one."""
+    evidence = {"confidence": float(entry["confidence"]), **(checked["evidence"] if checked else {})}
+    flags = [str(f) for f in entry["flags"]] if checked is None else [c["sentence"] for c in checked["checks"] if not c["passed"]]
+    expected = next((c["limit"] for c in checked["checks"] if c["name"] == "volume"), None) if checked else None
+    return PredictedOrgan(organ, str(entry["how"]), float(entry["volume_ml"]), evidence, tuple(flags), tuple(expected) if expected else None)
 
-    The file is a list of records: case, organ, and checks, each of these with the keys passed and sentence.
+
+def read_checks(path: Path) -> dict[str, dict[str, Mapping]]:
+    """Case → organ → its record in checks.json beside the predictions; {} where no checks were run.
+
+    The file is a list of records: case, organ, evidence, and checks, each of these with the keys name, limit, passed and sentence.
     """
     if not path.exists():
         return {}
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    found: dict[str, dict[str, Mapping]] = {}
     try:
         for entry in records.read_json(path):
-            sentences = tuple(str(check["sentence"]) for check in entry["checks"] if not check["passed"])
-            found.setdefault(entry["case"], {})[entry["organ"]] = sentences
-    except (KeyError, TypeError) as e:
-        raise RecordError(f"{path}: holds no list of records with case, organ and checks ({type(e).__name__}: {e}); remove it") from e
+            kept = {"evidence": dict(entry["evidence"]),
+                    "checks": [{key: check[key] for key in ("name", "limit", "passed", "sentence")} for check in entry["checks"]]}
+            found.setdefault(entry["case"], {})[entry["organ"]] = kept
+    except (KeyError, TypeError, ValueError) as e:
+        raise RecordError(f"{path}: holds no list of records with case, organ, evidence and checks ({type(e).__name__}: {e}); remove it") from e
     return found

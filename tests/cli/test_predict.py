@@ -2,6 +2,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,6 @@ import torch
 
 from c2f_nnunet.cli import predict
 from c2f_nnunet.geometry import Geometry
-from c2f_nnunet.inference.cascade import OrganReport
 from c2f_nnunet.inference.agreement import Evidence
 from c2f_nnunet.inference.checks import Check, Checked
 from c2f_nnunet.inference.fusion import FUSION_VERSION, FusionFile
@@ -187,7 +187,9 @@ def test_folds_times_and_doubtful_organs_are_shown(tiny_planned, predicted, out,
     said = (Check("found", 2.3, (None, None), False, "found at prior"), Check("volume", 2.3, (4.0, 9.0), False, "small"))
     doubtful = Checked("s1", "Gland_R", 0.123, Evidence(0.123), True, said)
     seconds = {"coarse": 2.0, "fine": 4.5}
-    predicted.result = lambda case: Predicted(case.id, (), seconds, checks=(sure, doubtful) if case.id == "s1" else (sure,))
+    predicted.result = lambda case: Predicted(case.id, (), seconds)
+    for case in ("s1", "elsewhere"):  # what predicting leaves, now or, with --continue_prediction, earlier; of another input it is not shown
+        records.write(out / f"{case}.json", {"case": case, "checks": [replace(c, case=case) for c in (sure, doubtful)]})
     done(tiny_planned, out)
     shown = capsys.readouterr().out
     assert "2 cases, folds: 2d_top 0+1, 3d_Stem 0\n" in shown

@@ -1,7 +1,6 @@
 """nnU-Net v1 tasks: files copied as they are, names and numbers from the task, what cannot be used refused with its reason."""
 import json
 
-import numpy as np
 import pytest
 
 from c2f_nnunet.geometry import Geometry

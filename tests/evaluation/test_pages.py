@@ -47,39 +47,74 @@ def test_the_worst_scored_case_comes_first():
     assert b.organs[0].views and not b.organs[1].views
 
 
-SURE = PredictedOrgan("X", "threshold 0.5", 0.95, 31.4, ())
-DOUBTFUL = PredictedOrgan("Y<b>", "prior", 0.4, 1.234, ("found at its <usual> place",))
-EMPTY = PredictedOrgan("Y<b>", "absent", 0.0, 0.0, ("outside the scan",))
-FINE = PredictedOrgan("Y<b>", "threshold 0.25", 0.8, 2.0, ())
+def test_how_sure_each_organ_is_stands_beside_its_dsc():
+    evidence = {("a", "X"): {"confidence": 0.9, "views": 0.75, "folds": None, "stages": 0.5}, ("b", "X"): {"confidence": 0.4, "views": None}}
+    table = pages.scored_cases([scored("a", 0.9), scored("b", 0.8)], {}, [], evidence)
+    assert [h.title for h in table.organ_headings][5:] == ["Confidence", "Views agree", "Stages agree"]  # one fold: none to agree with
+    assert [[s.text for s in c.organs[0].cells[5:]] for c in table.cases] == [["40.0", "–", "–"], ["90.0", "75.0", "50.0"]]
+    assert [s.text for s in table.cases[0].organs[1].cells[5:]] == ["–", "–", "–"]
 
 
-def test_predicted_cases_with_flags_come_first_then_the_least_sure():
-    cases = {"a": [SURE, FINE], "b": [SURE, EMPTY], "c": [SURE, DOUBTFUL], "d": [PredictedOrgan("X", "threshold 0.5", 0.7, 3.0, ()), FINE]}
+def predicted(organ, how, confidence, volume_ml, *flags, expected_ml=None, **agree):
+    return PredictedOrgan(organ, how, volume_ml, {"confidence": confidence, **agree}, flags, expected_ml)
+
+
+SURE = predicted("X", "threshold 0.5", 0.95, 31.4, expected_ml=(20.0, 40.5))
+DOUBTFUL = predicted("Y<b>", "prior", 0.4, 1.234, "found at its <usual> place", views=0.5)
+EMPTY = predicted("Y<b>", "absent", 0.0, 0.0, "outside the scan")
+FINE = predicted("Y<b>", "threshold 0.25", 0.8, 2.0)
+
+
+def test_predicted_cases_with_remarks_come_first_then_the_least_sure():
+    two = predicted("X", "threshold 0.5", 0.99, 9.0, "small", "loose")
+    cases = {"a": [SURE, FINE], "b": [SURE, EMPTY], "c": [SURE, DOUBTFUL], "d": [predicted("X", "threshold 0.5", 0.7, 3.0), FINE], "e": [two, FINE]}
     table = pages.predicted_cases(cases, {}, LABELS)
-    assert [c.case for c in table.cases] == ["c", "b", "d", "a"]
-    c, b = table.cases[:2]
+    assert [c.case for c in table.cases] == ["e", "c", "b", "d", "a"]
+    c, b = table.cases[1:3]
     assert [s.text for s in c.cells] == ["1", "2 of 2", "40.0", "Y<b>"] and [s.text for s in b.cells] == ["1", "1 of 2", "95.0", "X"]
-    assert [s.text for s in b.organs[1].cells] == ["0.00", "–", "nowhere"]  # no confidence in what is not there
-    assert c.organs[1].cells[2].text == "not in the coarse result: looked for at its usual place"
-    assert table.cases[3].organs[1].cells[2].text == "at probability 0.25"
+    assert [h.title for h in table.organ_headings] == ["Volume", "Confidence", "Views agree", "Found"]
+    assert [s.text for s in b.organs[1].cells] == ["0.00", "–", "–", "nowhere"]  # no confidence in what is not there
+    assert [s.text for s in c.organs[1].cells] == ["1.23", "40.0", "50.0", "not in the coarse result: looked for at its usual place"]
+    assert table.cases[4].organs[1].cells[3].text == "at probability 0.25"
+
+
+def test_predicted_organs_over_all_cases():
+    cases = {"a": [SURE, FINE], "b": [SURE, EMPTY], "c": [SURE, DOUBTFUL]}
+    (_, x, first), (channel, y, second) = pages.predicted_organs(cases, LABELS).rows
+    assert (x, y, channel) == ("X", "Y<b>", 2)
+    assert [s.text for s in first] == ["3 of 3", "31.40", "31.40", "31.40", "20.0 to 40.5", "95.0", "95.0", "a", "0"]
+    assert [s.text for s in second] == ["2 of 3", "1.62", "1.23", "2.00", "–", "60.0", "40.0", "c", "2"]
+    nowhere = pages.predicted_organs({"a": [EMPTY]}, LABELS).rows[1][2]
+    assert [s.text for s in nowhere] == ["0 of 1", *["–"] * 7, "1"]
+
+
+def test_boxes_are_drawn_of_three_cases_at_least():
+    cases = {"a": [SURE, FINE], "b": [SURE, EMPTY], "c": [SURE, DOUBTFUL]}
+    drawn = pages.predicted_pictures(cases, LABELS)
+    assert [caption.split(";")[0] for caption in drawn] == ["Volume", "Confidence"]
+    assert all(picture.startswith(b"\x89PNG") for picture in drawn.values()) and len(set(drawn.values())) == 2
+    assert pages.predicted_pictures({"a": [SURE, FINE], "b": [SURE, EMPTY]}, LABELS) == {}
+    assert pages.predicted_pictures(dict.fromkeys("abc", [SURE, EMPTY]), LABELS) and not pages.predicted_pictures(dict.fromkeys("abc", [EMPTY]), LABELS)
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    table = pages.predicted_cases({"a": [SURE, FINE], "b </script>": [SURE, DOUBTFUL]}, {"b </script>": views()}, LABELS)
-    return pages.build_prediction_report(folder, "Set <i>", LABELS, table, ["incomplete: d"])
+    cases = {"a": [SURE, FINE], "b </script>": [SURE, DOUBTFUL], "c": [SURE, FINE]}
+    table = pages.predicted_cases(cases, {"b </script>": views()}, LABELS)
+    return pages.build_prediction_report(folder, "Set <i>", LABELS, cases, table, ["incomplete: d"])
 
 
 def test_the_predictions_page(page):
     html = page.read_text(encoding="utf-8")
     assert page.name == "report.html" and "Set &lt;i&gt;" in html and "incomplete: d" in html
     assert html.count("<script>") == html.count("</script>") == 1 and "found at its &lt;usual&gt; place" in html and "Y<b>" not in html
-    assert not re.findall(r'(?:src|href)="(?!data:image/jpeg;base64,|#)', html)  # nothing is loaded from elsewhere
+    assert not re.findall(r'(?:src|href)="(?!data:image/(?:png|jpeg);base64,|#)', html)  # nothing is loaded from elsewhere
+    assert html.count("data:image/png") == 2 and ">31.40</td>" in html and ">20.0 to 40.5</td>" in html  # the organs' boxes and table
     assert html.count("data:image/jpeg") == 3 and html.count("<svg") == 6  # organ X of one case, with its reference beside it
     assert len(set(re.findall(r'aria-label="(X, [a-z, ]+)"', html))) == 6  # each view by its own name
     rows = re.findall(r'<td data-v="([^"]*)"><a href="#case-(\d)"', html)
-    assert rows == [("b &lt;/script&gt;", "1"), ("a", "2")]
+    assert rows == [("b &lt;/script&gt;", "1"), ("a", "2"), ("c", "3")]
     linked = set(re.findall(r'href="#([^"]+)"', html))
     assert all(f'id="{anchor}"' in html for anchor in linked), linked  # every definition and every case is there
     for unit in ("Volume (ml)", "Confidence (%)", "Lowest confidence (%)"):

@@ -178,5 +178,7 @@ def test_organs_that_need_a_look_are_listed(tmp_path):
     assert r"| a | Y\<b\> | 0.456 | empty; cut by the \| edge |" in markdown
     for text in (html, markdown):
         assert "1 of 2 organs need a look by the checks" in text and "No organ was missed or flagged" not in text
+    case_page = html[html.index('id="case-1"'):]
+    assert "1 flagged" in case_page and "needs a look: empty; cut by the | edge" in case_page and ">45.6</td>" in case_page
     fine = report.build_report(tmp_path, "set", LABELS, {"final": [case("a", 0.9, 0.7)]}, checks=checks[1:])
     assert "need a look by" not in fine.read_text() and "No organ was missed or flagged" in fine.read_text()

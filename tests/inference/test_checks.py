@@ -195,5 +195,7 @@ def test_cases_that_need_a_look_come_first():
              record("c", "A", 0.9, "far", "small"), record("d", "A", 0.5)]
     assert [(c.case, c.organ) for c in ordered(given)] == [("c", "A"), ("b", "B"), ("b", "A"), ("d", "A"), ("a", "A"), ("a", "B")]
     rows = as_rows(given)
-    assert rows[0] == {"case": "c", "organ": "A", "confidence": 0.9, "needs_a_look": True, "note": "far; small"}
-    assert rows[2] == {"case": "b", "organ": "A", "confidence": 0.7, "needs_a_look": False, "note": ""} and ordered([]) == []
+    alone = dict.fromkeys(("views", "folds", "stages"))
+    assert rows[0] == {"case": "c", "organ": "A", "confidence": 0.9, **alone, "needs_a_look": True, "note": "far; small"}
+    assert rows[2] == {"case": "b", "organ": "A", "confidence": 0.7, **alone, "needs_a_look": False, "note": ""} and ordered([]) == []
+    assert [c.case for c in ordered([record("a", "A", 0.9), record("b", "A", 0.0), record("c", "A", 0.8)])] == ["c", "a", "b"]  # b has none

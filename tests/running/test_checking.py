@@ -41,7 +41,7 @@ def test_nothing_is_written_where_nothing_was_checked(tmp_path):
 
 def test_the_screen_shows_what_needs_a_look():
     shown = table([checked("a", "X", 0.9), checked("b", "Y", 0.456, "small", "loose")])
-    assert [line.split() for line in shown.splitlines()] == [["case", "organ", "confidence", "note"], ["b", "Y", "0.456", "small;", "loose"]]
+    assert [line.split() for line in shown.splitlines()] == [["case", "organ", "confidence", "stages", "note"], ["b", "Y", "0.456", "0.500", "small;", "loose"]]
 
 
 def test_limits_come_from_the_models_folder(tiny_trained, tmp_path):

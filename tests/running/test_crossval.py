@@ -2,6 +2,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from c2f_nnunet.io import durable
 from c2f_nnunet.io.images import read_label
 from c2f_nnunet.running import crossval as running
 from c2f_nnunet.running import viewing
+from c2f_nnunet.running.checking import read_limits
 from c2f_nnunet.running.crossval import crossval, fine_alone
 
 CPU = torch.device("cpu")
@@ -64,6 +66,20 @@ def test_every_case_is_on_the_page_and_in_the_viewer(report):
     for name in ("prediction", "reference"):
         assert read_label(report.folder.crossval / "viewer" / f"t2_{name}.nii.gz").geometry.spacing_mm == (5.0, 4.0, 4.0)
     assert html.count("<svg") >= 2 * 3 * 3  # two cases, three organs in the reference, three views
+
+
+def test_what_needs_a_look_is_flagged_on_the_page_as_in_the_viewer(tiny_trained, tmp_path, monkeypatch):
+    """With a limit that no stem reaches, it is flagged in every case."""
+    def strict(model, **more):
+        return {"Stem": replace(read_limits(model, **more)["Stem"], inside=1.1)}
+
+    monkeypatch.setattr(running, "read_limits", strict)
+    tiny = tiny_trained.copy(tmp_path / "w")
+    page, _ = crossval(tiny.model, tiny.dataset, CPU)
+    html = page.read_text(encoding="utf-8")
+    flagged = {case: int(n) for case, n in re.findall(r"<summary><b>(\w+)</b><span[^>]*>(\d) flagged", html)}
+    assert flagged == {c.case: c.flagged for c in viewing.read_index(tiny.folder.crossval).cases} and min(flagged.values()) >= 1
+    assert html.count("needs a look: ") >= 2 and "Confidence (%)" in html
 
 
 def test_predictions_are_on_the_images_grid(report):

@@ -50,16 +50,19 @@ def test_the_page_and_the_viewers_files(predicted):
 
 def test_what_the_checks_found_is_flagged(predicted):
     out, make = predicted
-    asked = [{"name": "volume", "passed": False, "sentence": "volume 8.0 ml below the training range"}, {"passed": True, "sentence": "fine"},
-             {"passed": False, "sentence": "two parts"}]
-    found = [{"case": "s0", "organ": "Stem", "checks": asked}, {"case": "s1", "organ": "Gland_R", "checks": asked[1:2]}]
+    asked = [{"name": "volume", "limit": [9.0, 12.5], "passed": False, "sentence": "volume 8.0 ml below the training range"},
+             {"name": "found", "limit": [None, None], "passed": True, "sentence": "fine"},
+             {"name": "pieces", "limit": [0.9, None], "passed": False, "sentence": "two parts"}]
+    found = [{"case": "s0", "organ": "Stem", "evidence": {"views": 0.625}, "checks": asked},
+             {"case": "s1", "organ": "Gland_R", "evidence": {"views": 0.5}, "checks": asked[1:2]}]
     (out / "checks.json").write_text(json.dumps(found))
     html = make().read_text(encoding="utf-8")
     assert "volume 8.0 ml below the training range; two parts" in html and "not found by the fine stage either" not in html
     assert [c.flagged for c in viewing.read_index(out).cases] == [1, 0]  # s0 comes first now
+    assert ">9.0 to 12.5</td>" in html and ">62.5</td>" in html and 'href="#def-agree"' in html
     for wrong in ("1", "[1]", '[{"case": "s0"}]'):
         (out / "checks.json").write_text(wrong)
-        with pytest.raises(RecordError, match="checks.json: holds no list of records with case, organ and checks"):
+        with pytest.raises(RecordError, match="checks.json: holds no list of records with case, organ, evidence and checks"):
             make()
     assert read_checks(out / "nothing.json") == {}
 

@@ -47,7 +47,7 @@ def test_without_a_reference_there_is_no_file_of_it(tmp_path):
 
 
 def test_the_index_comes_back_as_it_was_written(tmp_path):
-    organs = [PredictedOrgan("A", "threshold 0.5", 0.9, 1.5, ("small",)), PredictedOrgan("B", "absent", 0.0, 0.0, ())]
+    organs = [PredictedOrgan("A", "threshold 0.5", 1.5, {"confidence": 0.9}, ("small",)), PredictedOrgan("B", "absent", 0.0, {"confidence": 0.0})]
     table = pages.predicted_cases({"p": organs, "not written": organs}, {}, LABELS)
     viewing.write_index(tmp_path, "Title", LABELS, table, {"p": {1: (1.0, 2.0, 3.0)}}, ["p"])
     index = viewing.read_index(tmp_path)

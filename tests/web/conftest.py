@@ -40,10 +40,12 @@ def predictions(folder):
     labels = LabelSet(("Submandibular_L", "Submandibular_R"), (1, 2))
     said = ("found at threshold 0.25", "21.3 ml, to be expected are 4.1 to 13.9 ml", "in 3 pieces, the largest with 71.2 %",
             "place in the body: 12 mm farther to the front than to be expected")
-    organs = [PredictedOrgan(o, how, 0.612, 21.3, said) for o, how in zip(labels.organs, ("threshold 0.25", "prior"))]
-    table = predicted_cases({"HN_0522c0017": organs, "1.2.826.0.1.3680043.8.498.7261_series2": organs}, {}, labels)
+    sure = {"confidence": 0.612, "views": 0.71, "folds": 0.83, "stages": 0.9}
+    organs = [PredictedOrgan(o, how, 21.3, sure, said, (4.1, 13.9)) for o, how in zip(labels.organs, ("threshold 0.25", "prior"))]
+    cases = dict.fromkeys(("HN_0522c0017", "1.2.826.0.1.3680043.8.498.7261_series2", "third"), organs)
+    table = predicted_cases(cases, {}, labels)
     (folder / "predicted").mkdir()
-    build_prediction_report(folder / "predicted", "Dataset015_HeadNeckKBP: predictions of plan 'auto'", labels, table)
+    build_prediction_report(folder / "predicted", "Dataset015_HeadNeckKBP: predictions of plan 'auto'", labels, cases, table)
     return "/predicted/report.html"
 
 
