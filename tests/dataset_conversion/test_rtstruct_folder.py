@@ -220,8 +220,8 @@ def test_what_is_odd_in_a_patient_is_told_kept_and_counted(clinic, run):
     stem[2:4] = 0  # drawn on slices 1 and 4 alone
     structures(clinic / "A" / "RS.dcm", sorted((clinic / "A" / "CT").iterdir()), {**ROIS, "brain stem": stem})
     with edited(clinic / "B" / "rs_b.dcm") as header:
-        stem, parotid = (item.ContourSequence for item in header.ROIContourSequence[:2])
-        for contour in stem:
+        stem, parotid, target = (item.ContourSequence for item in header.ROIContourSequence)
+        for contour in [*stem, *target]:  # the target is no organ: nothing is said of it
             del contour.ContourImageSequence
         parotid[0].ContourData[2] += 2  # mm: across the slices
     with edited(clinic / "C" / "study" / "RS.dcm") as header:
