@@ -45,11 +45,11 @@ def test_an_organ_inside_another_stays_whole(source, capsys):
     assert "SpinalCord and SpinalCanal overlap, by at most 4 voxels (4 cases); SpinalCord kept them" in capsys.readouterr().out
 
 
-def test_the_repositorys_scans():
+def test_the_ids_are_those_of_the_repositorys_folders():
     ids = {part: listed.split() for part, listed in deepmind_tcia.PARTS.items()}
     assert {part: len(listed) for part, listed in ids.items()} == {"test": 28, "validation": 7}
     assert len({*ids["test"], *ids["validation"]}) == 35
-    assert hashlib.sha256(" ".join(ids["test"] + ids["validation"]).encode()).hexdigest()[:16] == "caf3f4efadeef5f4"  # as its folders are named
+    assert hashlib.sha256(" ".join(ids["test"] + ids["validation"]).encode()).hexdigest()[:16] == "caf3f4efadeef5f4"
 
 
 def test_scans_that_are_not_there_and_those_of_no_part_are_named(source, capsys):
