@@ -18,7 +18,7 @@ import argparse
 import re
 from pathlib import Path
 
-from parts.cases import SourceCase, masked_case, warn_of_unread
+from parts.cases import SourceCase, masked_case, warn_of_gaps, warn_of_unread
 from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser
 from parts.writing import convert
 
@@ -30,19 +30,25 @@ ORGANS = (
     "Optic-Nerve-Lt", "Optic-Nerve-Rt", "Orbit-Lt", "Orbit-Rt", "Parotid-Lt", "Parotid-Rt", "Spinal-Canal", "Spinal-Cord",
     "Submandibular-Lt", "Submandibular-Rt",
 )  # fmt: skip
-PARTS = ("test", "validation")
+PARTS = {  # the ids of each as in the repository's folders
+    "test": "0522c0017 0522c0057 0522c0161 0522c0226 0522c0248 0522c0251 0522c0331 0522c0416 0522c0419 0522c0427 0522c0457 0522c0479 "
+            "0522c0629 0522c0659 0522c0667 0522c0669 0522c0708 0522c0768 0522c0770 0522c0773 0522c0845 "
+            "TCGA-CV-7236 TCGA-CV-7243 TCGA-CV-7245 TCGA-CV-A6JO TCGA-CV-A6JY TCGA-CV-A6K0 TCGA-CV-A6K1",
+    "validation": "0522c0014 0522c0519 0522c0576 0522c0727a 0522c0727b TCGA-CV-5977 TCGA-CV-5978",
+}  # fmt: skip
 READERS = ("oncologist", "radiographer")
 ABOUT = {"reference": "Nikolov et al. 2018, arXiv 1809.04430", "licence": "CC BY 4.0"}
 
 
 def find_cases(source: Path, parts: dict[str, bool], reader: str) -> list[SourceCase]:
-    """The scans of the chosen parts (part → for training) with one reader's masks."""
+    """The scans of the chosen parts (part → for training) with one reader's masks; what is missing of them is told."""
     root = source / "nrrds" if (source / "nrrds").is_dir() else source
     cases = [_case(image, training)
              for part, training in parts.items() for image in sorted((root / part / reader).glob("*/CT_IMAGE.nrrd"))]
     if not cases:
         raise DatasetError(f"{source}: no CASE/CT_IMAGE.nrrd below {'/ and '.join(f'{part}/{reader}' for part in parts)}/; "
                            "give the cloned repository or its folder nrrds")
+    warn_of_gaps({part: ids.split() for part, ids in PARTS.items()}, parts, [case.id for case in cases])
     warn_of_unread(cases, lambda image: (image.parent / "segmentations").glob("*.nrrd"))
     return cases
 

@@ -17,7 +17,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from parts.cases import SourceCase, masked_case, warn_of_unread
+from parts.cases import SourceCase, masked_case, warn_of_gaps, warn_of_unread
 from parts.command import add_organs, new_target, source_parser
 from parts.writing import convert
 
@@ -31,6 +31,7 @@ ORGANS = (  # in the order of the challenge's label ids, 1 to 30
     "Pituitary", "SpinalCord",
 )  # fmt: skip
 SIDED_NAMES = {"Eye_AL": "Eye_A_L", "Eye_AR": "Eye_A_R", "Eye_PL": "Eye_P_L", "Eye_PR": "Eye_P_R"}
+IDS = tuple(f"case_{number:02d}" for number in range(1, 43))
 CT = "_IMG_CT.nrrd"
 ABOUT = {
     "description": "CTs of head-and-neck cancer patients with 30 organs at risk (HaN-Seg)",
@@ -40,10 +41,11 @@ ABOUT = {
 
 
 def find_cases(source: Path) -> list[SourceCase]:
-    """Every case below `source`, in the order of their ids."""
+    """Every case below `source`, in the order of their ids; what is missing of the set is told."""
     cases = [_case(image) for image in sorted(source.rglob(f"case_*{CT}"), key=lambda path: path.name)]
     if not cases:
         raise DatasetError(f"{source}: no file case_XX{CT} there or below; give the unpacked HaN-Seg folder")
+    warn_of_gaps({"set_1": IDS}, ["set_1"], [case.id for case in cases])
     warn_of_unread(cases, lambda image: image.parent.glob(f"{image.name.removesuffix(CT)}_OAR_*.nrrd"))
     return cases
 

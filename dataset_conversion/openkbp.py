@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from parts.cases import Scan, SourceCase
+from parts.cases import Scan, SourceCase, warn_of_gaps
 from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser
 from parts.writing import convert
 
@@ -33,6 +33,7 @@ from c2f_nnunet.io.checks import ct_values
 
 ORGANS = ("Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible")
 PARTS = {"train": "train-pats", "validation": "validation-pats", "test": "test-pats"}
+NUMBERS = {"train": range(1, 201), "validation": range(201, 241), "test": range(241, 341)}
 GRID = (128, 128, 128)  # posterior, left, inferior
 WATER = 1000  # the stored value of 0 HU
 ABOUT = {
@@ -43,7 +44,7 @@ ABOUT = {
 
 
 def find_cases(source: Path, parts: dict[str, bool]) -> list[SourceCase]:
-    """The patients of the chosen parts (part → for training), by number."""
+    """The patients of the chosen parts (part → for training), by number; what is missing of them is told."""
     root = source / "provided-data" if (source / "provided-data").is_dir() else source
     cases = []
     for part, training in parts.items():
@@ -51,6 +52,7 @@ def find_cases(source: Path, parts: dict[str, bool]) -> list[SourceCase]:
         cases += [_case(folder, training) for folder in sorted(folders, key=lambda p: int(p.name[3:]))]
     if not cases:
         raise DatasetError(f"{source}: no folder pt_N below {', '.join(PARTS[part] for part in parts)}; give the clone of open-kbp")
+    warn_of_gaps({part: [f"pt_{n}" for n in numbers] for part, numbers in NUMBERS.items()}, parts, [case.id for case in cases])
     return cases
 
 

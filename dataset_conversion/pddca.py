@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from parts.cases import SourceCase, masked_case, warn_of_unread
+from parts.cases import SourceCase, masked_case, warn_of_gaps, warn_of_unread
 from parts.command import add_organs, add_parts, chosen_parts, new_target, source_parser
 from parts.writing import convert
 
@@ -29,6 +29,7 @@ PARTS = {
     "offsite": "0555 0576 0598 0659 0661 0667 0669 0708 0727 0746",
     "onsite": "0788 0806 0845 0857 0878",
 }
+IDS = {part: tuple(f"0522c{number}" for number in numbers.split()) for part, numbers in PARTS.items()}
 ABOUT = {
     "description": "planning CTs of RTOG 0522 with organs at risk of the head and neck (PDDCA 1.4.1, MICCAI 2015 challenge)",
     "reference": "Raudaschl et al., Med Phys 44, 2017, doi 10.1002/mp.12197",
@@ -36,14 +37,15 @@ ABOUT = {
 
 
 def find_cases(source: Path, parts: dict[str, bool]) -> list[SourceCase]:
-    """The scans of the chosen parts (part → for training) below `source`, in the order of their ids."""
+    """The scans of the chosen parts (part → for training) below `source`, in the order of their ids; what is missing of them is told."""
     folders: dict[str, list[Path]] = {}
     for image in sorted(source.rglob("img.nrrd")):
         folders.setdefault(image.parent.name, []).append(image.parent)
-    wanted = {f"0522c{number}": training for part, training in parts.items() for number in PARTS[part].split()}
+    wanted = {name: training for part, training in parts.items() for name in IDS[part]}
     cases = [_case(folder, wanted[name]) for name in sorted(folders.keys() & wanted.keys()) for folder in folders[name]]
     if not cases:
         raise DatasetError(f"{source}: no folder 0522cXXXX with img.nrrd of the parts {', '.join(parts)}; give the unpacked PDDCA folder")
+    warn_of_gaps(IDS, parts, folders, "left out")  # nothing says which part they are of
     warn_of_unread(cases, lambda image: (image.parent / "structures").glob("*.nrrd"))
     return cases
 

@@ -12,6 +12,9 @@ A structure that is missing, empty or cannot be used in a patient was not deline
 `annotated` for this patient. Where organs overlap, the smaller one keeps the voxels. An RTSTRUCT belongs to the series
 that it refers to; where that is not there, to the one in its frame of reference, or else to the only one in its folder, unless that
 one has an RTSTRUCT which refers to it.
+
+What is odd about a structure that is taken, such as slices between its contours that stay empty, is told, also by --list, and kept as
+`notes` in conversion/cases/CASE.json.
 """
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Iterator
+from typing import Container, Iterator
 
 import numpy as np
 import pandas as pd
@@ -37,7 +40,7 @@ from c2f_nnunet.data.series import case_names, file_safe, numbered
 from c2f_nnunet.errors import C2FError, DatasetError, SomeCasesFailed
 from c2f_nnunet.io import records
 from c2f_nnunet.io.dicom import read_series, series_geometry
-from c2f_nnunet.io.rtstruct_in import RTStruct, Structure, full_mask, read_rtstruct
+from c2f_nnunet.io.rtstruct_in import EMPTY, LEFT_EMPTY, RTStruct, Structure, full_mask, read_rtstruct
 from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.io.survey import DICOM_ENDINGS, Series, Survey, rtstruct_references, survey
 from c2f_nnunet.tg263 import tg263_name
@@ -48,17 +51,27 @@ ABOUT = {"description": "CT series and RTSTRUCTs of a clinic, converted by rtstr
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a user of the masks should know. structure: whose it is, "" for the whole file. grave: a mask may lack what was meant."""
+
+    sentence: str
+    structure: str = ""
+    grave: bool = False
+
+
+@dataclass(frozen=True)
 class Patient:
     """A CT series with its RTSTRUCT. names: of the structures → whether there are contours that can be used.
 
-    notes: how they were brought together, where that is not by reference. error: why they cannot be used, "" where they can.
+    notes: how they were brought together, where that is not by reference, and on the structures. error: why they cannot be used, "" where
+    they can.
     """
 
     case: str
     series: Series
     rtstruct: Path
     names: dict[str, bool]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     error: str = ""
 
 
@@ -81,7 +94,7 @@ def find_patients(source: Path) -> list[Patient]:
         if series is None:
             patients.append(_unusable(source, path, f"{path}: {note}"))
         elif count[series] == 1:
-            patients.append(_patient(names[series], series, path, (note,) if note else ()))
+            patients.append(_patient(names[series], series, path, note))
     for series in (s for s in drawn_on if count[s] > 1):
         listed = ", ".join(path.relative_to(source).as_posix() for path, s, _ in pairs if s == series)
         error = f"{count[series]} RTSTRUCTs were drawn on it ({listed}); keep the one that is meant"
@@ -135,16 +148,35 @@ def _series_of(source: Path, rtstruct: Path, found: Survey) -> tuple[Series | No
     return None, "the CT series that it refers to is not there, and no other is the only one in its frame or folder; add the series"
 
 
-def _patient(case: str, series: Series, path: Path, notes: tuple[str, ...]) -> Patient:
-    """The patient with the structures' names, from headers and contours alone."""
+def _patient(case: str, series: Series, path: Path, note: str) -> Patient:
+    """The patient with the structures' names and notes, from headers and contours alone. note: on how both came together, or ""."""
+    notes = [Note(note)] if note else []
     try:
         rtstruct = read_rtstruct(path, series_geometry(series.files), series_reference(series.files))
     except C2FError as e:
-        return Patient(case, series, path, {}, notes, str(e))
+        return Patient(case, series, path, {}, tuple(notes), str(e))
     names: dict[str, bool] = {}
     for s in rtstruct.structures:
         names[s.name] = names.get(s.name, False) or bool(s.polygons)
-    return Patient(case, series, path, names, notes)
+    notes += [Note(text) for text in rtstruct.notes] + [n for s in rtstruct.structures for n in _notes_on(s)]
+    return Patient(case, series, path, names, tuple(notes))
+
+
+def _notes_on(s: Structure) -> list[Note]:
+    """What there is to know of one structure; nothing of one that nobody drew, as templates have many."""
+    if s.refusal:
+        return [Note(f"'{s.name}' is left out: {s.refusal}", s.name, True)]
+    if EMPTY in s.notes:
+        return []
+    return [Note(f"'{s.name}': {text}", s.name, LEFT_EMPTY in text or not s.polygons) for text in s.notes]
+
+
+def tell_notes(patient: Patient, organs: Container[str]) -> tuple[str, ...]:
+    """Log the notes on a patient's file and on its structures that are taken as organs, grave ones as warnings; the sentences."""
+    meant = [n for n in patient.notes if not n.structure or n.structure in organs]
+    for note in meant:
+        (log.warning if note.grave else log.info)("%s: %s", patient.case, note.sentence)
+    return tuple(note.sentence for note in meant)
 
 
 # Which structure is which organ
@@ -198,19 +230,13 @@ def load(patient: Patient, organs: dict[str, str]) -> Scan:
     chosen: dict[str, Structure] = {}
     for s in rtstruct.structures:
         organ = organs.get(s.name)
-        for note in s.notes if organ and s.polygons else ():
-            log.info("%s: '%s': %s", patient.case, s.name, note)
-        if organ and s.refusal:
-            log.warning("%s: '%s' is left out: %s", patient.case, s.name, s.refusal)
         if not organ or not s.polygons:
             continue
         if organ in chosen:
             raise DatasetError(f"{patient.rtstruct}: '{chosen[organ].name}' and '{s.name}' are both {organ}; "
                                "keep one of them, or tell them apart in the mapping")
         chosen[organ] = s
-    for note in (*patient.notes, *rtstruct.notes):
-        log.info("%s: %s", patient.case, note)
-    return Scan(image.array, image.geometry, _masks(rtstruct, chosen))
+    return Scan(image.array, image.geometry, _masks(rtstruct, chosen), tell_notes(patient, organs))
 
 
 def _masks(rtstruct: RTStruct, chosen: dict[str, Structure]) -> Iterator[tuple[str, np.ndarray]]:
@@ -253,11 +279,13 @@ def body(args: argparse.Namespace) -> None:
         print(organ_table(patients, found).to_string(index=False))
     if unused := [pattern for pattern, organ in (mapping or {}).items() if organ not in found.values()]:
         log.warning("no structure fits these entries of the mapping: %s", ", ".join(unused))
+    organs = {name: organ for name, organ in found.items() if organ}
     if args.list:
+        for p in patients:
+            tell_notes(p, organs)
         if failed:
             raise SomeCasesFailed(f"{len(failed)} of {len(patients)} RTSTRUCTs cannot be used: {'; '.join(failed)}")
         return
-    organs = {name: organ for name, organ in found.items() if organ}
     cases = source_cases(patients, organs)
     drawn = {organ for case in cases for organ in case.organs}
     order = [o for o in dict.fromkeys((mapping or {}).values()) if o in drawn] if mapping else sorted(drawn)

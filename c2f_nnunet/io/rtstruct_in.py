@@ -32,6 +32,9 @@ BARE = "referring to no slice: matched by position"
 FOREIGN = "referring to slices of another series: matched by position"
 APART = "referring to a slice elsewhere: matched by position"
 OFF = "beside the slice referred to, by less than a slice: put on it"
+# notes that a converter tells apart from the others
+LEFT_EMPTY = "between its first and its last contour left empty"
+EMPTY = "empty: it has no closed contours"
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +219,7 @@ def _structure(plain: Structure, contours, frame: str, named: bool, geometry: Ge
     notes += [f"{_count(n, 'contour')} of type {kind} {'is' if n == 1 else 'are'} passed over" for kind, n in sorted(others.items())]
     listed = [c for c in contours if c.kind in CLOSED and len(c.points)]
     if not listed:
-        return made([*notes, "empty: it has no closed contours"])
+        return made([*notes, EMPTY])
     # one that is there twice would make a hole of itself, which only those of type XOR mean
     closed = list({i if c.kind == XOR else c.points.tobytes(): c for i, c in enumerate(listed)}.values())
     if twice := len(listed) - len(closed):
@@ -268,7 +271,7 @@ def _by_slice(closed: list[_Contour], depth: dict[str, float], shape) -> tuple[d
              (sum(len(p) < 3 for p in drawn), "of one or two points: voxels under them only")]
     gap = max(kept) - min(kept) + 1 - len(kept) if kept else 0
     notes = [f"{_count(n, 'contour')} {what}" for n, what in told if n]
-    return polygons, notes + ([f"{_count(gap, 'slice')} between its first and its last contour left empty"] if gap else [])
+    return polygons, notes + ([f"{_count(gap, 'slice')} {LEFT_EMPTY}"] if gap else [])
 
 
 def _slice_of(z: float, instances: tuple[str, ...], depth: dict[str, float]) -> tuple[int, str]:

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable
+from typing import Callable, Collection, Iterable
 
 import numpy as np
 
@@ -21,11 +21,15 @@ LFS_POINTER = b"version https://git-lfs"  # what a clone without Git LFS has in 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """hu: int16 or float32 (z, y, x), canonical. masks: (the source's organ, mask on the same grid), taken one at a time."""
+    """hu: int16 or float32 (z, y, x), canonical. masks: (the source's organ, mask on the same grid), taken one at a time.
+
+    notes: what a user of the masks should know, as sentences; they are kept in the case's record.
+    """
 
     hu: np.ndarray
     geometry: Geometry
     masks: Iterable[tuple[str, np.ndarray]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,27 @@ def warn_of_unread(cases: list[SourceCase], masks_beside: Callable[[Path], Itera
     """Name the masks beside each case's image that are none of the organs read: a spelling unknown here would pass for 'not delineated'."""
     unread = sorted({path for case in cases for path in masks_beside(case.files[0])} - {path for case in cases for path in case.files})
     if unread:
-        listed = ", ".join(map(str, unread[:5])) + (", …" if len(unread) > 5 else "")
-        log.warning("%d mask files are of no organ known here and are left out: %s", len(unread), listed)
+        log.warning("%d mask files are of no organ known here and are left out: %s", len(unread), _listed(map(str, unread)))
+
+
+def warn_of_gaps(parts: dict[str, Iterable[str]], chosen: Iterable[str], there: Collection[str], fate: str = "taken all the same") -> None:
+    """Name the scans of the chosen parts that are not there, and those that are there and of no part.
+
+    Half a download would otherwise pass for the whole set. parts: part → the ids that its source publishes; fate: what is done with others.
+    """
+    known = {part: tuple(ids) for part, ids in parts.items()}
+    for part in chosen:
+        if missing := [name for name in known[part] if name not in there]:
+            log.warning("%d of %d scans of part %s are not there: %s; complete the download unless that is meant",
+                        len(missing), len(known[part]), part, _listed(missing))
+    if others := sorted(set(there).difference(*known.values())):
+        log.warning("%d folders of no known part are %s: %s", len(others), fate, _listed(others))
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first five."""
+    names = list(names)
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _load(image: Path, files: dict[str, Path]) -> Scan:

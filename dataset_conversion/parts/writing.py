@@ -22,6 +22,7 @@ from c2f_nnunet.errors import DatasetError, ImageError, RecordError, SomeCasesFa
 from c2f_nnunet.io import records
 from c2f_nnunet.io.images import write_volume
 from c2f_nnunet.io.records import record
+from c2f_nnunet.io.rtstruct_in import LEFT_EMPTY
 from c2f_nnunet.workspace import lock
 
 from .cases import SourceCase
@@ -65,7 +66,10 @@ class Overlap:
 
 @record
 class CaseRecord:
-    """What became of a case. annotated: its known organs. empty: organs that had a mask, but no voxel in the end; taken as unknown."""
+    """What became of a case. annotated: its known organs. empty: organs that had a mask, but no voxel in the end; taken as unknown.
+
+    notes: what the converter had to say of its masks.
+    """
 
     case: str
     training: bool
@@ -74,6 +78,7 @@ class CaseRecord:
     annotated: tuple[str, ...]
     empty: tuple[str, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def write_case(target: Target, case: SourceCase) -> None:
@@ -88,16 +93,16 @@ def write_case(target: Target, case: SourceCase) -> None:
     write_record(target, case,
                  annotated=tuple(name[i] for i in name if i in there),
                  empty=tuple(name[i] for i in merged.sizes if i not in there),
-                 overlaps=tuple(Overlap(name[a], name[b], n) for (a, b), n in sorted(merged.overlaps.items())))
+                 overlaps=tuple(Overlap(name[a], name[b], n) for (a, b), n in sorted(merged.overlaps.items())), notes=scan.notes)
 
 
 def write_record(target: Target, case: SourceCase, annotated: tuple[str, ...], empty: tuple[str, ...] = (),
-                 overlaps: tuple[Overlap, ...] = ()) -> None:
+                 overlaps: tuple[Overlap, ...] = (), notes: tuple[str, ...] = ()) -> None:
     """The record that says that a case's files are whole; DatasetError for a training case without any organ."""
     if case.training and not annotated:
         raise DatasetError("no organ is delineated in it, so it teaches nothing; leave it out or make it a test case")
     patient = case.patient or case.id
-    records.write(target.record(case), CaseRecord(case.id, case.training, patient, _stamp(case), annotated, empty, overlaps))
+    records.write(target.record(case), CaseRecord(case.id, case.training, patient, _stamp(case), annotated, empty, overlaps, notes))
 
 
 def convert(target: Target, cases: Sequence[SourceCase], update: bool,
@@ -152,7 +157,7 @@ def finish_dataset(target: Target, done: Sequence[CaseRecord]) -> None:
 
 
 def summary(target: Target, done: Sequence[CaseRecord]) -> str:
-    """What the user should know of the result: cases, changed names, organs that are not everywhere, empty masks, overlaps."""
+    """What the user should know of the result: cases, changed names, organs that are not everywhere, empty masks, overlaps, notes."""
     lines = [f"{target.folder}: {sum(r.training for r in done)} training and {sum(not r.training for r in done)} test cases"]
     if renamed := [f"{organ} → {name}" for organ, name in target.names.items() if organ != name]:
         lines.append(f"names: {', '.join(renamed)}")
@@ -166,6 +171,11 @@ def summary(target: Target, done: Sequence[CaseRecord]) -> str:
         shared.setdefault((overlap.kept, overlap.lost), []).append(overlap.voxels)
     for (kept, lost), voxels in shared.items():
         lines.append(f"{kept} and {lost} overlap, by at most {max(voxels)} voxels ({len(voxels)} cases); {kept} kept them")
+    if noted := [r for r in done if r.notes]:
+        lines.append(f"notes on {len(noted)} of the {len(done)} cases, {sum(len(r.notes) for r in noted)} in all, "
+                     f"in {target.folder / 'conversion' / 'cases'}")
+    if gaps := [r.case for r in done if any(note.endswith(LEFT_EMPTY) for note in r.notes)]:  # trained on as they are: their own line
+        lines.append(f"slices between contours are empty in {len(gaps)} of the {len(done)} cases, look at them: {', '.join(gaps)}")
     return "\n".join(lines)
 
 

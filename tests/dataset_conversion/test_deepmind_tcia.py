@@ -1,4 +1,6 @@
 """DeepMind's TCIA set: its folders, both readers, two scans of one patient, a clone without its large files."""
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,23 @@ def test_an_organ_inside_another_stays_whole(source, capsys):
     expected = m["Parotid-Lt"] + 2 * m["Parotid-Rt"] + 3 * m["Spinal-Canal"] + 1 * m["Spinal-Cord"]  # 3 + 1 = 4: the cord's id
     np.testing.assert_array_equal(label_of(dataset.root, "TCGA-CV-7236"), expected)
     assert "SpinalCord and SpinalCanal overlap, by at most 4 voxels (4 cases); SpinalCord kept them" in capsys.readouterr().out
+
+
+def test_the_ids_are_those_of_the_repositorys_folders():
+    ids = {part: listed.split() for part, listed in deepmind_tcia.PARTS.items()}
+    assert {part: len(listed) for part, listed in ids.items()} == {"test": 28, "validation": 7}
+    assert len({*ids["test"], *ids["validation"]}) == 35
+    assert hashlib.sha256(" ".join(ids["test"] + ids["validation"]).encode()).hexdigest()[:16] == "caf3f4efadeef5f4"
+
+
+def test_scans_that_are_not_there_and_those_of_no_part_are_named(source, capsys):
+    nrrd(source / "nrrds" / "test" / "oncologist" / "own_1" / "CT_IMAGE.nrrd", ct(5))
+    nrrd(source / "nrrds" / "test" / "oncologist" / "own_1" / "segmentations" / "Parotid-Lt.nrrd", MASKS["oncologist"]["Parotid-Lt"])
+    assert convert(source, "--test") == 0
+    told = capsys.readouterr().err
+    assert "26 of 28 scans of part test are not there: 0522c0057, 0522c0161, 0522c0226, 0522c0248, 0522c0251, …; complete" in told
+    assert "1 folders of no known part are taken all the same: own_1" in told and "part validation" not in told
+    assert "own_1" in known(verified(source.parent / "raw" / "Dataset019_DeepMindTCIA"))
 
 
 def test_the_other_readers_masks(source):

@@ -24,7 +24,7 @@ def source(tmp_path):
 
 
 @pytest.mark.parametrize("below", ["", "set_1"])
-def test_a_whole_data_set(source, below):
+def test_a_whole_data_set(source, below, capsys):
     raw = source.parent / "raw"
     assert han_seg.main([str(source / below), "-d", "18", "--raw", str(raw)]) == 0
     dataset = verified(raw / "Dataset018_HaNSeg")
@@ -33,6 +33,8 @@ def test_a_whole_data_set(source, below):
     expected = sum(i * MASKS[organ] for i, organ in enumerate(han_seg.ORGANS, 1))
     np.testing.assert_array_equal(label_of(dataset.root, "case_01"), expected)
     np.testing.assert_array_equal(label_of(dataset.root, "case_02"), np.where(expected == 30, 0, expected))
+    told = "40 of 42 scans of part set_1 are not there: case_03, case_04, case_05, case_06, case_07, …; complete the download unless that"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("names", ["tg263", "source"])

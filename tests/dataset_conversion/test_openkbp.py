@@ -54,6 +54,17 @@ def test_a_whole_data_set(source):
     assert known(dataset)["pt_10"] == ("Brainstem", "SpinalCord", "Parotid_R", "Parotid_L") and known(dataset)["pt_2"] is None
 
 
+def test_patients_who_are_not_there_and_those_of_no_part_are_named(source, capsys):
+    patient(source / "provided-data" / "test-pats" / "pt_999", ORGANS)
+    (source / "provided-data" / "train-pats" / "pt_1").touch()  # no folder
+    assert convert(source, "--train", "train") == 0
+    told = capsys.readouterr().err
+    assert "198 of 200 scans of part train are not there: pt_1, pt_3, pt_4, pt_5, pt_6, …; complete the download unless that is" in told
+    assert "99 of 100 scans of part test are not there: pt_242, " in told and "validation" not in told
+    assert "1 folders of no known part are taken all the same: pt_999" in told
+    assert [c.id for c in verified(source.parent / "raw" / "Dataset020_OpenKBP").test] == ["pt_241", "pt_999"]
+
+
 def test_places_values_and_spacing(source):
     assert convert(source, "--train", "train", "--test", "--organs", "LeftParotid", "Brainstem", "Larynx") == 0
     root = source.parent / "raw" / "Dataset020_OpenKBP"

@@ -1,4 +1,6 @@
 """PDDCA: its folders and file names, its four parts, organs that were not delineated, overlaps of a few voxels."""
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,20 @@ def test_parts_hold_the_challenges_scans():
     # first and last of each part, as torch_em's pddca.py states them
     assert {part: (ns[0], ns[-1]) for part, ns in numbers.items()} == {
         "train": (1, 328), "optional": (329, 479), "offsite": (555, 746), "onsite": (788, 878)}
+    # and every one of the 48, as a public list of the three downloads has them (part1_part2, part3, part4)
+    ids = " ".join(name for listed in pddca.IDS.values() for name in listed)
+    assert hashlib.sha256(ids.encode()).hexdigest()[:16] == "f800af72eea58957"
+
+
+def test_scans_that_are_not_there_and_those_of_no_part_are_named(source, capsys):
+    (source / "part1" / "0522c0002").mkdir()  # its image was not unpacked
+    nrrd(source / "part2" / "0522c9999" / "img.nrrd", ct(9))
+    assert convert(source, "--test", "onsite") == 0
+    told = capsys.readouterr().err
+    assert "24 of 25 scans of part train are not there: 0522c0002, 0522c0003, 0522c0009, 0522c0013, 0522c0014, …; complete the" in told
+    assert "7 of 8 scans of part optional are not there: 0522c0330, " in told and "4 of 5 scans of part onsite are not there" in told
+    assert "1 folders of no known part are left out: 0522c9999" in told and "offsite" not in told
+    assert [c.id for c in verified(source.parent / "raw" / "Dataset017_PDDCA").test] == ["0522c0788"]
 
 
 def test_a_damaged_mask_fails_its_case_alone(source, capsys):

@@ -2,6 +2,7 @@
 import json
 import re
 import shutil
+from contextlib import contextmanager
 
 import nibabel as nib
 import numpy as np
@@ -44,6 +45,14 @@ def structures(path, files, rois=ROIS, drawn=None):
                 header.StructureSetROISequence.append(item)
         header.save_as(path)
     return path
+
+
+@contextmanager
+def edited(path):
+    """An RTSTRUCT to be changed in place."""
+    header = pydicom.dcmread(path)
+    yield header
+    header.save_as(path)
 
 
 @pytest.fixture
@@ -204,6 +213,50 @@ def test_files_of_no_patient_whose_names_are_alike_are_all_named(clinic, run, tm
     for name in ("RS.1.2.276.1", "RS.1.2.276.2", "1." * 60 + "1", "1." * 60 + "2"):
         assert f"F/{name}: the CT series that it refers to is not there" in error
     assert sorted(known(verified(run.folder))) == ["A", "B", "C"]
+
+
+def test_what_is_odd_in_a_patient_is_told_kept_and_counted(clinic, run):
+    stem = ROIS["brain stem"].copy()
+    stem[2:4] = 0  # drawn on slices 1 and 4 alone
+    structures(clinic / "A" / "RS.dcm", sorted((clinic / "A" / "CT").iterdir()), {**ROIS, "brain stem": stem})
+    with edited(clinic / "B" / "rs_b.dcm") as header:
+        stem, parotid, target = (item.ContourSequence for item in header.ROIContourSequence)
+        for contour in [*stem, *target]:  # the target is no organ: nothing is said of it
+            del contour.ContourImageSequence
+        parotid[0].ContourData[2] += 2  # mm: across the slices
+    with edited(clinic / "C" / "study" / "RS.dcm") as header:
+        header.StructureSetROISequence = [item for item in header.StructureSetROISequence if item.ROIName != "PTV 70"]
+    expected = {
+        "A": ["WARNING 'brain stem': 2 slices between its first and its last contour left empty"],
+        "B": ["INFO 'brain stem': 4 contours referring to no slice: matched by position",
+              "WARNING 'Parotid L' is left out: 1 contour of 2 not in the plane of the CT's axial slices (through up to 2 mm of them)"],
+        "C": ["INFO contours of number 3, which no structure has, are left out"],  # and nothing of the parotid, which nobody drew
+    }  # fmt: skip
+    lines = [note.replace(" ", f" {case}: ", 1) for case, notes in expected.items() for note in notes]
+    for args in (("--list",), ()):
+        code, shown, told = run(clinic, *args)
+        assert code == 0 and [line for line in told.splitlines() if re.match("(INFO|WARNING) [ABC]: ", line)] == lines
+    for case, notes in expected.items():
+        record = records.read_json(run.folder / "conversion" / "cases" / f"{case}.json")
+        assert record["notes"] == [note.split(" ", 1)[1] for note in notes]
+    assert f"notes on 3 of the 3 cases, 4 in all, in {run.folder / 'conversion' / 'cases'}" in shown
+    assert "slices between contours are empty in 1 of the 3 cases, look at them: A" in shown
+    assert label_of(run.folder, "A").any(axis=(1, 2)).tolist() == [False, True, True, True, True, False]  # the parotid is on 2 and 3
+
+
+def test_contours_of_which_none_lies_on_the_ct_are_a_warning(clinic, run):
+    with edited(clinic / "A" / "RS.dcm") as header:
+        for contour in header.ROIContourSequence[1].ContourSequence:
+            contour.ContourData = [v + 100 * (i % 3 == 2) for i, v in enumerate(contour.ContourData)]
+    code, _, told = run(clinic)
+    assert code == 0 and "WARNING A: 'Parotid L': 2 contours above or below the CT: left out" in told
+    assert known(verified(run.folder))["A"] == ("Brainstem",)
+
+
+def test_a_usual_patient_has_no_notes(clinic, run):
+    code, shown, told = run(clinic)
+    assert code == 0 and "INFO" not in told and "WARNING" not in told and "notes on" not in shown and "slices between" not in shown
+    assert all(records.read_json(path)["notes"] == [] for path in (run.folder / "conversion" / "cases").iterdir())
 
 
 def test_series_without_an_rtstruct_and_other_files_are_passed_over(clinic, run):

@@ -21,7 +21,7 @@ def made(tmp_path):
                                 settings={"part": "all"}, about={"licence": "MIT"})
         loaded = []
 
-        def case(self, name, training=True, organs=("s", "g"), error=None, patient=None):
+        def case(self, name, training=True, organs=("s", "g"), error=None, patient=None, notes=()):
             source = tmp_path / f"{name}.source"
             if not source.exists():  # touching it again would count as a change
                 source.touch()
@@ -30,7 +30,8 @@ def made(tmp_path):
                 self.loaded.append(name)
                 if error:
                     raise error
-                return parts.Scan(ct(sum(map(ord, name))), GRID, ((o, {"s": STEM, "g": GLAND, "e": 0 * GLAND}[o]) for o in organs))
+                masks = ((o, {"s": STEM, "g": GLAND, "e": 0 * GLAND}[o]) for o in organs)
+                return parts.Scan(ct(sum(map(ord, name))), GRID, masks, notes)
 
             return parts.SourceCase(name, training, tuple(organs), (source,), scan, patient)
 
@@ -62,6 +63,28 @@ def test_a_mask_without_a_voxel_means_not_delineated(made, capsys):
     assert records.read_json(target.folder / "dataset.json")["labels"] == {"background": 0, "Stem": 1, "Gland": 7}
     assert known(verified(target.folder)) == {"a": None, "b": None}
     assert "masks without a voxel, taken as not delineated: a: Empty" in capsys.readouterr().out
+
+
+def test_notes_are_kept_with_the_case_and_counted(made, capsys):
+    gap = "'Cord': 3 slices between its first and its last contour left empty"
+    writing.convert(made.target, [made.case("a", notes=(gap, "another")), made.case("b"), made.case("c", notes=("a third",))], update=False)
+    cases = made.target.folder / "conversion" / "cases"
+    assert {path.stem: records.read(writing.CaseRecord, path).notes for path in cases.iterdir()} == {
+        "a": (gap, "another"), "b": (), "c": ("a third",)}
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"notes on 2 of the 3 cases, 3 in all, in {cases}",
+        "slices between contours are empty in 1 of the 3 cases, look at them: a",
+    ]
+
+
+def test_records_of_before_there_were_notes_are_read(made):
+    writing.convert(made.target, [made.case("a")], update=False)
+    path = made.target.record(made.case("a"))
+    record = records.read_json(path)
+    del record["notes"]
+    records.write(path, record)
+    writing.convert(made.target, [made.case("a")], update=True)
+    assert made.loaded == ["a"]  # nothing is made again
 
 
 def test_failing_cases_are_named_and_leave_nothing(made):
