@@ -20,16 +20,13 @@ import pandas as pd
 from scipy.ndimage import find_objects
 from tqdm import tqdm
 
-from c2f_nnunet.evaluation.folders import evaluate_folders, label_files
+from c2f_nnunet.evaluation.folders import declared, evaluate_folders, label_files
 from c2f_nnunet.evaluation.metrics import CaseScore, tolerance_mm
 from c2f_nnunet.evaluation.surface import surface_dsc, surfel_distances
 from c2f_nnunet.io.images import read_label
 from c2f_nnunet.labels import LabelSet
 
-ORGANS = (  # of masks_two_readers, ids from 1
-    "Brainstem", "Mandible", "OpticNrv_L", "OpticNrv_R", "Parotid_L", "Parotid_R", "Glnd_Submand_L", "Glnd_Submand_R", "SpinalCord",
-    "Orbit_L", "Orbit_R", "Lens_L", "Lens_R", "Cochlea_L", "Cochlea_R", "Lacrimal_L", "Lacrimal_R", "Lung_L", "Lung_R", "Brain",
-)  # fmt: skip
+LABELS = Path(__file__).parent / "masks_two_readers.json"  # a dataset.json, which these folders lack
 
 
 def main() -> None:
@@ -39,7 +36,7 @@ def main() -> None:
     p.add_argument("--peer", required=True, metavar="PYTHON", help="a Python that has surface-distance, nibabel and scipy")
     p.add_argument("-o", dest="out", type=Path, default=Path("reader_agreement"), help="folder for the peer's numbers")
     args = p.parse_args()
-    labels = LabelSet(ORGANS, tuple(range(1, len(ORGANS) + 1)))
+    labels, _ = declared(LABELS)
     args.out.mkdir(parents=True, exist_ok=True)
     tolerances, theirs = args.out / "tolerances.json", args.out / "deepmind.json"
     tolerances.write_text(json.dumps({i: tolerance_mm(o) for o, i in zip(labels.organs, labels.ids)}))

@@ -84,6 +84,13 @@ def kills(request) -> int:
 
 
 @pytest.fixture(scope="session")
+def slow(request):
+    """Asked for by tests that take minutes."""
+    if not request.config.getoption("--slow"):
+        pytest.skip("takes minutes; give --slow")
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real patients' CTs; tests that need it are skipped where it is not there."""
     folder = Path(os.environ.get("C2F_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")

@@ -1,7 +1,9 @@
 """c2f_evaluate from its arguments to its files."""
 import json
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from c2f_nnunet.cli.evaluate import main
@@ -81,3 +83,36 @@ def test_wrong_usage_ends_with_2(pair, extra):
 def test_misspelled_folders_are_errors_and_are_not_made(pair, tmp_path):
     assert main([str(pair[0]), str(tmp_path / "ouput"), "-np", "1"]) == 1
     assert not (tmp_path / "ouput").exists()
+
+
+# Two readers' masks of real scans: organ → DSC and surface DSC by DeepMind's surface-distance 0.1 (benchmarks/reader_agreement.py)
+BY_DEEPMIND = json.loads((Path(__file__).parent / "two_readers.json").read_text())
+LABELS = Path(__file__).resolve().parents[2] / "benchmarks" / "masks_two_readers.json"
+
+
+def agreement(readers: tuple[Path, Path], out: Path) -> dict[str, dict[str, tuple]]:
+    """Case → organ → DSC and surface DSC as the command writes them; organs that one reader or both lack are left out."""
+    assert main([*map(str, readers), "-djfile", str(LABELS), "-o", str(out), "-np", "1"]) == 0
+    table = pd.read_csv(out / "per_case.csv")
+    table = table[table["state"] == "scored"].set_index(["case", "organ"])
+    return {case: {o: (row["dsc"], row["surface_dsc"]) for (_, o), row in rows.iterrows()} for case, rows in table.groupby(level=0)}
+
+
+def test_one_scan_of_two_readers_is_scored_as_deepminds_library_scores_it(real_data, tmp_path):
+    case, readers = "TCGA-CV-5978", (tmp_path / "oncologist", tmp_path / "radiographer")
+    for folder in readers:
+        folder.mkdir()
+        (folder / f"{case}.nii.gz").symlink_to(real_data / "masks_two_readers" / folder.name / f"{case}.nii.gz")
+    found = agreement(readers, tmp_path / "out")
+    assert found.keys() == {case} and len(found[case]) == len(BY_DEEPMIND[case])
+    for organ, expected in BY_DEEPMIND[case].items():
+        assert found[case][organ] == pytest.approx(expected, abs=1e-6), organ
+
+
+def test_all_scans_of_two_readers(slow, real_data, tmp_path):
+    found = agreement((real_data / "masks_two_readers" / "oncologist", real_data / "masks_two_readers" / "radiographer"), tmp_path / "out")
+    assert found.keys() == BY_DEEPMIND.keys() and len(found) == 7
+    for case, organs in BY_DEEPMIND.items():
+        assert found[case].keys() == organs.keys()
+        for organ, expected in organs.items():
+            assert found[case][organ] == pytest.approx(expected, abs=1e-6), (case, organ)

@@ -19,7 +19,7 @@ from tests.documentation.markdown import ROOT
 _PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 CONSOLE = dict(re.findall(r'^(c2f_\w+) = "(c2f_nnunet\.cli\.\w+):main"$', _PROJECT, re.MULTILINE))
 EXTRAS = set(re.findall(r"^(\w+) = \[", _PROJECT.split("[project.optional-dependencies]")[1].split("\n[")[0], re.MULTILINE))
-SCRIPTS = ("benchmarks", "dataset_conversion")  # folders of scripts with options
+SCRIPTS = ("benchmarks", "dataset_conversion", "scripts")  # folders of scripts with options
 PYTEST = {"-k", "-x"}
 OTHERS = {"cd", "cp", "export", "ls", "mkdir", "source"}  # what the pages may use beside this project's own
 

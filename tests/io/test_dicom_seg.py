@@ -1,6 +1,4 @@
-"""DICOM SEG: masks that come back by highdicom's own reader, what the file refers to, and the remedy where highdicom is not installed."""
-import shutil
-import subprocess
+"""DICOM SEG: masks that come back by highdicom's own reader, what the file refers to, the standard's rules, the remedy without highdicom."""
 import sys
 from datetime import datetime
 
@@ -14,6 +12,7 @@ from c2f_nnunet.io.dicom_seg import write_dicom_seg
 from c2f_nnunet.io.rtstruct_out import NOTICE
 from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
+from tests.io.dicom_rules import broken_rules, dciodvfy
 from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, scan
 
 ORGANS = LabelSet(("BrainStem", "Parotid_L", "Parotid_R"), (1, 3, 7))
@@ -89,13 +88,79 @@ def test_values_of_the_series_that_break_a_rule_are_copied_without_a_word(tmp_pa
         assert (dataset.PatientAge, dataset.PatientComments) == ("45", "Grüße")
 
 
-def test_dciodvfy_finds_no_error(tmp_path, highdicom):
-    if not shutil.which("dciodvfy"):
-        pytest.skip("dciodvfy is not installed (Debian: apt-get install dicom3tools)")
-    made = scan(tmp_path / "ct")
-    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
-    said = subprocess.run(["dciodvfy", str(tmp_path / "seg.dcm")], capture_output=True, text=True)
-    assert [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")] == []
+# The standard's rules
+
+
+# attributes of type 1 and 2 of the mandatory modules of PS3.3 A.51.3, of Common Instance Reference and Frame of Reference, and of the
+# functional groups that place a frame, by the sequence that they lie in; of types 1C and 2C those whose condition holds here
+REFERENCE, CODE = ["ReferencedSOPClassUID", "ReferencedSOPInstanceUID"], ["CodeValue", "CodingSchemeDesignator", "CodeMeaning"]
+TYPE_1 = {
+    "": ["SOPClassUID", "SOPInstanceUID", "SpecificCharacterSet", "StudyInstanceUID", "Modality", "SeriesInstanceUID", "SeriesNumber",
+         "FrameOfReferenceUID", "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "ImageType",
+         "InstanceNumber", "ContentDate", "ContentTime", "ContentLabel", "LossyImageCompression", "SegmentationType", "SegmentSequence",
+         "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
+         "PixelRepresentation", "NumberOfFrames", "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+         "DimensionOrganizationSequence", "DimensionIndexSequence", "ReferencedSeriesSequence"],
+    "ReferencedSeriesSequence": ["SeriesInstanceUID", "ReferencedInstanceSequence"],
+    "ReferencedInstanceSequence": REFERENCE,
+    "SourceImageSequence": REFERENCE,
+    "DimensionOrganizationSequence": ["DimensionOrganizationUID"],
+    "DimensionIndexSequence": ["DimensionIndexPointer", "FunctionalGroupPointer", "DimensionOrganizationUID"],
+    "SegmentSequence": ["SegmentNumber", "SegmentLabel", "SegmentAlgorithmType", "SegmentAlgorithmName",
+                        "SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence"],
+    "SegmentationAlgorithmIdentificationSequence": ["AlgorithmFamilyCodeSequence", "AlgorithmName", "AlgorithmVersion"],
+    "SharedFunctionalGroupsSequence": ["PixelMeasuresSequence", "PlaneOrientationSequence"],
+    "PixelMeasuresSequence": ["PixelSpacing", "SliceThickness"],
+    "PlaneOrientationSequence": ["ImageOrientationPatient"],
+    "PerFrameFunctionalGroupsSequence": ["FrameContentSequence", "PlanePositionSequence", "SegmentIdentificationSequence"],
+    "FrameContentSequence": ["DimensionIndexValues"],
+    "PlanePositionSequence": ["ImagePositionPatient"],
+    "SegmentIdentificationSequence": ["ReferencedSegmentNumber"],
+    "DerivationImageSequence": ["DerivationCodeSequence"],
+    "ContributingEquipmentSequence": ["PurposeOfReferenceCodeSequence", "Manufacturer"],
+    **dict.fromkeys(["SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence", "AlgorithmFamilyCodeSequence",
+                     "DerivationCodeSequence", "PurposeOfReferenceCodeSequence"], CODE),
+}  # fmt: skip
+TYPE_2 = {
+    "": ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName", "StudyDate", "StudyTime", "StudyID",
+         "AccessionNumber", "PositionReferenceIndicator", "ContentDescription", "ContentCreatorName"],
+    "PerFrameFunctionalGroupsSequence": ["DerivationImageSequence"],
+    "DerivationImageSequence": ["SourceImageSequence"],
+}  # fmt: skip
+VALUES = {  # the only ones that PS3.3 C.8.20.2 allows in a binary segmentation
+    "Modality": "SEG", "ImageType": ["DERIVED", "PRIMARY"], "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2",
+    "PixelRepresentation": 0, "BitsAllocated": 1, "BitsStored": 1, "HighBit": 0,
+}  # fmt: skip
+
+
+def written(made, path) -> pydicom.Dataset:
+    write_dicom_seg(path, label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    return pydicom.dcmread(path)
+
+
+def test_every_attribute_that_the_standard_asks_for(tmp_path, highdicom):
+    dataset = written(scan(tmp_path / "ct"), tmp_path / "seg.dcm")
+    assert broken_rules(dataset, TYPE_1, TYPE_2) == []
+    assert {keyword: dataset[keyword].value for keyword in VALUES} == VALUES
+    assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    assert len(frames) == dataset.NumberOfFrames and [s.SegmentNumber for s in dataset.SegmentSequence] == [1, 2, 3]
+    for frame in frames:
+        assert len(frame.FrameContentSequence[0].DimensionIndexValues) == len(dataset.DimensionIndexSequence)
+        assert frame.DerivationImageSequence[0].SourceImageSequence[0].PurposeOfReferenceCodeSequence  # of type 1 here, of type 3 above
+    del dataset.StudyID, frames[1].PlanePositionSequence[0].ImagePositionPatient
+    dataset.SegmentSequence[0].SegmentLabel = None
+    assert broken_rules(dataset, TYPE_1, TYPE_2) == ["/StudyID is missing", "SegmentSequence/SegmentLabel has no value",
+                                                     "PlanePositionSequence/ImagePositionPatient has no value"]  # fmt: skip
+
+
+def test_dciodvfy_finds_nothing_wrong(tmp_path, highdicom):
+    dataset = written(scan(tmp_path / "ct"), tmp_path / "seg.dcm")
+    assert dciodvfy(tmp_path / "seg.dcm", "Segmentation") == ([], [])
+    del dataset.ContentLabel
+    dataset.save_as(tmp_path / "seg.dcm")
+    errors, _ = dciodvfy(tmp_path / "seg.dcm", "Segmentation")
+    assert "ContentLabel" in "".join(errors)
 
 
 def test_what_does_not_fit(tmp_path, highdicom):

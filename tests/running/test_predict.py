@@ -1,6 +1,7 @@
 """Predicting a folder: bad cases, cut results, parts, the exact geometry of the input, probabilities."""
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
@@ -22,8 +23,10 @@ from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.running import predict as running
 from c2f_nnunet.running.model import build_cascade
-from c2f_nnunet.running.predict import dicom_organs, part_of, predict_array
+from c2f_nnunet.running.predict import PredictOptions, dicom_organs, part_of, predict_array
 from c2f_nnunet.training import checkpoint
+from tests.io.dicom_rules import dciodvfy
+from tests.io.rt_files import scan
 from tests.io.test_dicom import write_series
 
 
@@ -270,6 +273,22 @@ def test_organs_have_their_tg_263_names_in_dicom():
     assert dicom_organs(labels) == LabelSet(("Brainstem", "OpticNrv_L", "Gland"), (1, 2, 7))
 
 
+@pytest.mark.parametrize("extra", ["rtstruct", "dicom_seg"])
+def test_the_files_hold_these_names(tmp_path, extra):
+    """The data set's own names stay in the label map's dataset.json; what goes to other systems has the standard ones."""
+    if extra == "dicom_seg":
+        pytest.importorskip("highdicom", reason='highdicom is not installed (pip install "c2f-nnunet[seg]")')
+    made, ids = scan(tmp_path / "ct"), np.zeros((6, 20, 24), np.uint8)
+    ids[1, 2:4, 3:5], ids[2, 2:4, 3:5], ids[3, 2:4, 3:5] = 1, 2, 7
+    labels = LabelSet(("BrainStem", "Optic-Nerve-Lt", "Gland"), (1, 2, 7))
+    running._write_dicom(tmp_path / "P1.nii.gz", labels, ids, made.image, made.series, PredictOptions(**{extra: True}))
+    (path,) = tmp_path.glob("P1*")
+    written = pydicom.dcmread(path)
+    names = {"rtstruct": [s.ROIName for s in written.get("StructureSetROISequence", ())],
+             "dicom_seg": [s.SegmentLabel for s in written.get("SegmentSequence", ())]}  # fmt: skip
+    assert path.name == f"P1_{'seg' if extra == 'dicom_seg' else extra}.dcm" and names[extra] == ["Brainstem", "OpticNrv_L", "Gland"]
+
+
 def test_continuing_makes_an_rtstruct_that_is_missing_or_cut(tiny_trained, series, tmp_path):
     out = tmp_path / "out"
     target = out / "P01_rtstruct.dcm"
@@ -298,15 +317,31 @@ def test_a_series_that_nothing_can_refer_to_is_told_before_it_is_computed(tiny_t
     assert not (tmp_path / "out" / "P01.nii.gz").exists()
 
 
-def test_a_real_series(tiny_trained, real_data, tmp_path):
-    """One real head and neck, by a network that never saw any: files, grid and references are right, whatever it finds."""
-    out = tmp_path / "out"
-    assert predict(tiny_trained, real_data / "dicom" / "head_neck_ct", out, "--stage", "coarse", "--rtstruct") == 0
+@pytest.fixture(scope="module")
+def real_predicted(tiny_trained, real_data, tmp_path_factory) -> tuple[Path, list[Path]]:
+    """One real head and neck, by a network that never saw any: the case's CASE.json, beside which all else lies, and the CT's files."""
+    out, series = tmp_path_factory.mktemp("real"), real_data / "dicom" / "head_neck_ct"
+    seg = ["--dicom_seg"] if find_spec("highdicom") else []
+    assert predict(tiny_trained, series, out, "--stage", "coarse", "--rtstruct", *seg) == 0
     (note,) = out.glob("*_*.json")
-    label = read_label(note.with_suffix(".nii.gz"))
-    series = series_reference(sorted((real_data / "dicom" / "head_neck_ct").glob("*.dcm")))
-    assert label.array.shape == (90, 511, 511) and label.geometry.spacing_mm == pytest.approx((3.0, 1.0, 1.0))
+    return note, sorted(series.glob("*.dcm"))
+
+
+def test_a_real_series(real_predicted):
+    """Files, grid and references are right, whatever is found."""
+    note, files = real_predicted
+    label, series = read_label(note.with_suffix(".nii.gz")), series_reference(files)
+    assert label.array.shape == (90, 511, 511) and label.geometry.spacing_mm == pytest.approx((3.0, 1.0, 1.0)) and label.array.any()
     written = pydicom.dcmread(note.with_name(f"{note.stem}_rtstruct.dcm"))
     study = written.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
     images = study.RTReferencedSeriesSequence[0].ContourImageSequence
     assert {i.ReferencedSOPInstanceUID for i in images} == {i.uid for i in series.instances} and len(images) == 90
+
+
+@pytest.mark.parametrize("ending, kind", [("_rtstruct.dcm", "RTStructureSet"), ("_seg.dcm", "Segmentation")])
+def test_dciodvfy_finds_nothing_wrong_of_a_real_series(real_predicted, ending, kind):
+    path = real_predicted[0].with_name(real_predicted[0].stem + ending)
+    if not path.exists():
+        pytest.skip('highdicom is not installed (pip install "c2f-nnunet[seg]")')
+    errors, warnings = dciodvfy(path, kind)
+    assert errors == [] and all("Patient's Name" in warning for warning in warnings)  # which the CT writes in a retired form
