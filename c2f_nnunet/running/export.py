@@ -20,7 +20,7 @@ from ..io import durable, records
 from ..io.records import record
 from ..planning.plan import read_plan
 from ..training import checkpoint
-from ..workspace import ModelFolder, require_idle
+from ..workspace import ModelFolder, lock, require_idle
 from .model import Model, load_network
 
 log = logging.getLogger(__name__)
@@ -98,9 +98,7 @@ def import_model(archive_path: Path, results: Path, replace: bool = False) -> Mo
         with _Bounded(archive_path) as file, zipfile.ZipFile(file) as archive:
             manifest = _read_manifest(archive, archive_path)
             target = ModelFolder(results / manifest.dataset / manifest.plan)
-            if target.root.exists() and not replace:
-                raise ModelError(f"{target.root}: a model is there already; give --replace to put {archive_path.name} in its place")
-            require_idle(target.root)
+            _require_place(target.root, replace, archive_path)
             results.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f"{STAGING}{durable.owner()}-", dir=results) as staging:
                 staged = Path(staging) / "model"
@@ -112,13 +110,22 @@ def import_model(archive_path: Path, results: Path, replace: bool = False) -> Mo
                     raise type(e)(str(e).replace(f"{staged}{os.sep}", f"{archive_path}, ")) from e
                 except RuntimeError as e:  # torch
                     raise ModelError(f"{archive_path}: its plan describes a network that cannot be ({e}); do not trust this file") from e
-                _place(staged, target.root, Path(staging) / "replaced" / manifest.dataset / manifest.plan)
+                with lock(target.root.parent, f"import of {target.root.name}"):  # planning holds it, too, while it writes
+                    _require_place(target.root, replace, archive_path)  # once more: checking may have taken minutes
+                    _place(staged, target.root, Path(staging) / "replaced" / manifest.dataset / manifest.plan)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as e:  # what zipfile raises for flipped bytes
         raise ModelError(f"{archive_path}: no intact zip archive ({e}); get the file again") from e
     except OSError as e:
         why = e.strerror or e
         raise WorkspaceError(f"{archive_path}: cannot be imported ({why}); check the path and the free space of {results}") from e
     return target
+
+
+def _require_place(target: Path, replace: bool, source: Path) -> None:
+    """ModelError where a model is there that is not to be replaced, Locked where a command is at work in it."""
+    if target.exists() and not replace:
+        raise ModelError(f"{target}: a model is there already; give --replace to put {source.name} in its place")
+    require_idle(target)
 
 
 class _Bounded(io.BufferedReader):
@@ -223,7 +230,6 @@ def _check_model(folder: ModelFolder, manifest: Manifest, source: Path) -> None:
 
 def _place(staged: Path, target: Path, aside: Path) -> None:
     """One rename; an older model is moved aside first and removed only after."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         aside.parent.mkdir(parents=True)
         os.rename(target, aside)
