@@ -5,12 +5,12 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
 import zipfile
 import zlib
-from itertools import product
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -31,6 +31,8 @@ MOST_ENTRIES = 5000
 LARGEST_RECORD = 64 * 2**20  # of all but the weights, which are read whole before they can be checked
 SHRINKS = 4  # weights hardly do
 STAGING = ".import-"
+_WEIGHTS = re.compile(r"(?P<member>\w[\w.-]*)/fold_(?P<fold>[0-9]+)/checkpoint_(?P<which>best|final)(\.json|\.[0-9a-f]{8}\.safetensors)")
+_OTHERS = re.compile(r"(plan|dataset|fingerprint|splits_final|fusion)\.json|crossval/(report\.md|tables/\w[\w.-]*\.csv)")
 
 
 @record
@@ -184,10 +186,12 @@ def _read_manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
     if manifest.version != MANIFEST_VERSION:
         versions = f"manifest version {manifest.version} and this program's {MANIFEST_VERSION} differ"
         raise ModelError(f"{source}: {versions}; export it with this version")
-    if any(not p or p in (".", "..") or set(p) & set("/\\:") for p in (manifest.dataset, manifest.plan)):
-        raise ModelError(f"{source}: '{manifest.dataset}/{manifest.plan}' is no folder name; do not trust this file")
+    if any(not p.isprintable() or set(p) & set("/\\:") or p[:1] in ("", ".", "-") for p in (manifest.dataset, manifest.plan)):
+        raise ModelError(f"{source}: {f'{manifest.dataset}/{manifest.plan}'!r} is no folder name; do not trust this file")
     if set(names) != {"manifest.json", *manifest.files}:
         raise ModelError(f"{source}: its files and its manifest do not agree; get the file again")
+    if foreign := [n for n in manifest.files if not (_OTHERS.fullmatch(n) or _WEIGHTS.fullmatch(n))]:
+        raise ModelError(f"{source}: {foreign[0]!r} is no file of an exported model; do not trust this file")
     return manifest
 
 
@@ -208,22 +212,22 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path, digest: str, siz
 
 
 def _check_model(folder: ModelFolder, manifest: Manifest, source: Path) -> None:
-    """The plan is readable and is the manifest's, every network fits its weights, and no weight is NaN or infinite."""
+    """The plan is readable and is the manifest's, every file of weights fits a network of it, and no weight is NaN or infinite."""
     if not folder.plan.exists():
         raise ModelError(f"{source}: has no plan.json; this is not an exported model")
     plan = read_plan(folder.plan)
     if (plan.dataset, plan.name) != (manifest.dataset, manifest.plan):
         says = f"its plan is {plan.dataset}/{plan.name}, its manifest says {manifest.dataset}/{manifest.plan}"
         raise ModelError(f"{source}: {says}; do not trust this file")
-    model, found = Model(folder, plan), 0
-    for m, which in product(plan.members, ("best", "final")):
-        for fold in model.trained_folds(m, which):
-            network = load_network(model, m, fold, which, torch.device("cpu"))
-            if not all(torch.isfinite(v).all() for v in network.state_dict().values() if v.is_floating_point()):
-                member = f"{m.name} fold {fold}"
-                raise ModelError(f"{source}: {member} has weights that are NaN or infinite; export it again from a sound training")
-            found += 1
-    if not found:
+    model, names = Model(folder, plan), {m.name for m in plan.members}
+    for member, fold, which in sorted({match.group("member", "fold", "which") for n in manifest.files if (match := _WEIGHTS.fullmatch(n))}):
+        if member not in names:
+            raise ModelError(f"{source}: holds weights of {member}, which its plan does not know; do not trust this file")
+        network = load_network(model, plan.member(member), int(fold), which, torch.device("cpu"))
+        if not all(torch.isfinite(v).all() for v in network.state_dict().values() if v.is_floating_point()):
+            where = f"{member} fold {fold}"
+            raise ModelError(f"{source}: {where} has weights that are NaN or infinite; export it again from a sound training")
+    if not any(model.trained_folds(m, "final") for m in plan.members):
         raise ModelError(f"{source}: holds no trained network; this is not an exported model")
     model.fusion  # noqa: B018  (read for its checks)
 

@@ -81,6 +81,12 @@ def weights(change):
     return rewritten
 
 
+def renamed(old: str, new: str, value: float | None = None):
+    """The archive's files with a part of their names changed; with a value, that of one weight."""
+    change = (lambda files: files) if value is None else weights(lambda t, k: t[k].view(-1)[0].fill_(value))
+    return lambda files: {n.replace(old, new): c for n, c in change(files).items()}
+
+
 UNFIT = r"3d_Stem/fold_0/checkpoint_best: the weights do not fit the plan's network \([0-9]+ tensors differ"
 
 
@@ -102,9 +108,12 @@ def member(plan):
     (weights(lambda t, k: t[k].view(-1)[0].fill_(float("inf"))), "3d_Stem fold 0 has weights that are NaN or infinite"),
     (weights(lambda t, k: t.update({k: t[k][:1]})), UNFIT),
     (weights(lambda t, k: t.pop(k)), UNFIT),
+    (renamed("3d_Stem/fold_0/checkpoint_best", "3d_Stem/fold_1/checkpoint_best", float("nan")), "3d_Stem fold 1 has weights that are NaN"),
+    (renamed("3d_Stem/fold_0/", "3d_Liver/fold_0/"), "holds weights of 3d_Liver, which its plan does not know"),
+    (lambda files: {n: c for n, c in files.items() if "checkpoint_final" not in n}, "holds no trained network"),
     (lambda files: {n: c for n, c in files.items() if n != "plan.json"}, "has no plan.json; this is not an exported model"),
     (lambda files: files | {"fusion.json": b'{"version": 1, "coarse": "evil.Class"}'}, "fusion.json"),
-], ids=range(15))
+], ids=range(18))
 def test_row_50_what_does_not_fit(refused, crafted, change, told):
     message = refused(crafted(change))
     assert re.search(told, message), message
