@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Callable
 
 import numpy as np
@@ -144,14 +145,15 @@ def validation(
 ) -> Validate:  # fmt: skip
     """validate(network) → mean held-out Dice per organ, on the member's own grid; None where no held-out case has the organ.
 
-    Interrupted is raised between two cases where should_stop() says so.
+    Interrupted is raised between two batches of slices, or two crops, where should_stop() says so.
     """
+    stop_if_asked = partial(_stop_if, should_stop)
 
     def counts_of(network: nn.Module, index: int) -> dict[str, float | None]:
         record = held_out.volumes[index].record
         hu, truth = (np.asarray(held_out.array(index, kind)) for kind in ("image", "labels"))
         if member.stage == "coarse":
-            p = predict_volume(network, member, plan.labels, hu, record.anchor_index, device, flips=False)
+            p = predict_volume(network, member, plan.labels, hu, record.anchor_index, device, False, stop_if_asked)
             return dice_by_organ(truth, p.argmax(0), {o: i for i, o in enumerate(plan.labels.organs, 1) if o in record.known})
         inner = tuple(slice(j, n - j) for j, n in zip(jitter_voxels(member), hu.shape))
         p = predict_crop(network, member, hu[inner], device, flips=False)
@@ -160,7 +162,7 @@ def validation(
     def validate(network: nn.Module) -> dict[str, float | None]:
         found: dict[str, list[float]] = {organ: [] for organ in member.organs}
         for i in range(len(held_out.volumes)):
-            _stop_if(should_stop)
+            stop_if_asked()
             for organ, value in counts_of(network, i).items():
                 if value is not None:
                     found[organ].append(value)

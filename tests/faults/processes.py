@@ -190,6 +190,35 @@ def _slow_validation(seconds: float, mark: Path) -> None:
     members.predict_crop = slow
 
 
+def slow_batches(seconds: float, mark: Path):
+    """Each batch of 8 slices of a held-out case takes this long; the file `mark` holds how many were begun."""
+    return partial(_slow_batches, seconds, mark)
+
+
+def _slow_batches(seconds: float, mark: Path) -> None:
+    from c2f_nnunet.inference import member
+
+    softmax, numbers = member._softmax, count(1)
+
+    def slow(*args):
+        mark.write_text(str(next(numbers)))
+        time.sleep(seconds)
+        return softmax(*args)
+
+    member._softmax, member.SLICES_A_BATCH = slow, 8
+
+
+def slow_start(seconds: float, mark: Path):
+    """Comparing the sources with those that were preprocessed takes this long; the file `mark` is made when it begins."""
+    return partial(_slow_start, seconds, mark)
+
+
+def _slow_start(seconds: float, mark: Path) -> None:
+    from c2f_nnunet.running import preprocess
+
+    preprocess.require_same_source = lambda *args: (mark.touch(), time.sleep(seconds))
+
+
 def spoiled_loss(*calls: int):
     """The loss is NaN the first time, second time, … that it is computed, where the number is among `calls`."""
     return partial(_spoiled_loss, calls)

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from c2f_nnunet.training import checkpoint
-from tests.faults.processes import CONTEXT, Command, checkpoints_every, killed_at_loss, slow_disk, slow_validation, survivors, wait_for
+from tests.faults.processes import (
+    CONTEXT, Command, checkpoints_every, killed_at_loss, slow_batches, slow_disk, slow_start, slow_validation, survivors, wait_for,
+)  # fmt: skip
 from tests.faults.trainings import LONG, STEPS, args, folder, hashes, started, step_of, train
 
 SIGNAL_S = 10.0
@@ -85,6 +87,28 @@ def test_row_03_a_signal_while_validating(tiny, undisturbed):
     code, printed = train(tiny, "--c")
     assert code == 0, printed
     assert hashes(tiny) == undisturbed[1]
+
+
+def test_row_03_a_signal_between_the_slices_of_a_held_out_case(tiny):
+    """One case may take longer than a signal may wait: it ends after the batch of slices at hand, of three."""
+    mark = tiny.root / "validating"
+    command = Command(tiny.root / "printed", "train", args(tiny, member="2d_top"), slow_batches(1.0, mark))
+    wait_for(mark.exists)
+    command.signal(signal.SIGTERM)
+    assert command.ended(SIGNAL_S)[0] == 143
+    assert mark.read_text() == "1" and step_of(tiny, "2d_top") == 2 * STEPS
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+def test_row_03_a_signal_before_the_first_training(tiny, number, code):
+    """While the sources of a large data set are hashed, say: there is nothing to keep, so it ends at once."""
+    mark = tiny.root / "hashing"
+    command = Command(tiny.root / "printed", "train", args(tiny), slow_start(60.0, mark))
+    wait_for(mark.exists)
+    command.signal(number)
+    ended, printed = command.ended(SIGNAL_S)
+    assert ended == code and "3d_Stem 0: stopped before any training; the same command starts it again" in printed
+    assert not folder(tiny).root.exists()
 
 
 def test_row_04_further_signals_while_saving(tiny, undisturbed):

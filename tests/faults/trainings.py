@@ -33,8 +33,8 @@ def latest(tiny) -> Path:
     return folder(tiny).root / "checkpoint_latest.json"
 
 
-def step_of(tiny) -> int:
-    return checkpoint.load(folder(tiny).checkpoint("latest"))[1]["progress"]["step"]
+def step_of(tiny, member="3d_Stem") -> int:
+    return checkpoint.load(folder(tiny, member).checkpoint("latest"))[1]["progress"]["step"]
 
 
 def tensors_of(record: Path) -> Path:

@@ -234,7 +234,7 @@ def row(*channels: int) -> np.ndarray:
 def test_a_view_is_scored_by_the_organs_that_are_known_in_each_case(tiny_planned, monkeypatch):
     """Channels: 1 Gland_L, 2 Gland_R, 3 Stem. A network that calls everything the stem."""
 
-    def predict_volume(network, member, labels, hu, anchor_index, device, flips):
+    def predict_volume(network, member, labels, hu, anchor_index, device, flips, before_each):
         assert network == "network" and not flips
         return np.stack([np.full(hu.shape, c == 3) for c in range(4)]).astype(float)
 
@@ -246,6 +246,23 @@ def test_a_view_is_scored_by_the_organs_that_are_known_in_each_case(tiny_planned
     )
     found = validation(plan, plan.member("2d_top"), cases, CPU)("network")
     assert found == {"Gland_L": 0.0, "Gland_R": None, "Stem": pytest.approx((2 / 3 + 6 / 7) / 2)}
+
+
+def test_a_request_to_stop_is_heard_between_two_batches_of_a_case(tiny_planned):
+    """A case of 24 slices is seen in batches of 16: asked for before the case, and before each batch."""
+    plan, asked = tiny_planned.model.plan, []
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    def network(batch):
+        return [torch.zeros(len(batch), 4, *batch.shape[2:])]
+
+    case = held_out((plan.labels.organs, np.zeros((24, 40, 40), int)))
+    with pytest.raises(Interrupted):
+        validation(plan, plan.member("2d_top"), case, CPU, should_stop)(network)
+    assert len(asked) == 3
 
 
 def test_a_crop_is_scored_where_it_lies_without_jitter(tiny_planned, monkeypatch):
