@@ -149,7 +149,7 @@ def _train(model, store, job, split, title: str, stop: StopRequest) -> int | Non
     with tqdm(total=round(total), desc=title, unit="s" if seconds else "epoch", disable=None) as bar:
         began = time.monotonic()
 
-        def on_epoch(rows: list[dict]) -> None:
+        def on_epoch(rows: list[dict], last: bool) -> None:
             row = rows[-1]
             bar.n = min(bar.total, round(time.monotonic() - began) if seconds else row["epoch"] + 1)
             bar.set_postfix({"loss": f"{row['train_loss']:.3f}", **({"DSC": f"{row['val_dsc']:.3f}"} if "val_dsc" in row else {})})

@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,7 @@ from .model import Model
 from .preprocess import require_prepared
 
 log = logging.getLogger(__name__)
+DRAWN_EVERY_S = 60.0  # progress.png takes half a second
 CACHE_SHARE = 0.25  # of the machine's memory: stored volumes are kept decompressed up to this
 
 
@@ -127,10 +129,14 @@ def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolde
     source = SliceSource(member, plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
     validate = validation(plan, member, CachedVolumes(held_out, memory_gb), where.device, hooks.should_stop)
 
-    def after_epoch(rows: list[dict]) -> None:
-        if "val_dsc" in rows[-1] or len(rows) % 5 == 1:
+    drawn_at = time.monotonic()
+
+    def after_epoch(rows: list[dict], last: bool) -> None:
+        nonlocal drawn_at
+        if last or time.monotonic() - drawn_at > DRAWN_EVERY_S:
             progress_figure(rows, run.progress)
-        hooks.on_epoch(rows)
+            drawn_at = time.monotonic()
+        hooks.on_epoch(rows, last)
 
     return train(member, job.settings, source, run, validate, where, job.go_on, replace(hooks, on_epoch=after_epoch))
 

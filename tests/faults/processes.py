@@ -162,6 +162,15 @@ def without_roots_rights() -> None:
     assert libc.capset(header, sets) == 0, os.strerror(ctypes.get_errno())
 
 
+def threads(number: int):
+    """torch computes with this many."""
+    return partial(_threads, number)
+
+
+def _threads(number: int) -> None:
+    torch.set_num_threads(number)
+
+
 def slow_disk(seconds: float):
     """Each fsync takes this long."""
     return partial(_slow_disk, seconds)
@@ -188,6 +197,29 @@ def _slow_validation(seconds: float, mark: Path) -> None:
         return predict_crop(*args, **named)
 
     members.predict_crop = slow
+
+
+def killed_validating(case: int):
+    """The process is killed where it begins to validate a fine member's held-out case, at the case-th such moment."""
+    return partial(_killed_validating, case)
+
+
+def _killed_validating(case: int) -> None:
+    from c2f_nnunet.running import members
+
+    predict_crop, numbers = members.predict_crop, count(1)
+    members.predict_crop = lambda *args, **named: _killed_at(case, next(numbers), predict_crop(*args, **named))
+
+
+def saving_share(share: float):
+    """Instead of 2 % of the time: with 1, a checkpoint comes at every occasion."""
+    return partial(_saving_share, share)
+
+
+def _saving_share(share: float) -> None:
+    from c2f_nnunet.training import state
+
+    state.SAVING_SHARE = share
 
 
 def slow_batches(seconds: float, mark: Path):
@@ -233,10 +265,10 @@ def killed_at_loss(call: int):
     return partial(_each_loss, partial(_killed_at, call))
 
 
-def _killed_at(call: int, number: int, loss):
+def _killed_at(call: int, number: int, result):
     if number == call:
         os.kill(os.getpid(), signal.SIGKILL)
-    return loss
+    return result
 
 
 def _each_loss(change: Callable) -> None:

@@ -45,5 +45,5 @@ def files_of(tiny) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder(tiny).root.glob("checkpoint_*")}
 
 
-def hashes(tiny) -> list[str]:
-    return [weights_hash(folder(tiny).checkpoint(which)) for which in ("best", "final")]
+def hashes(tiny, member="3d_Stem") -> list[str]:
+    return [weights_hash(folder(tiny, member).checkpoint(which)) for which in ("best", "final")]

@@ -88,7 +88,7 @@ def trainings(monkeypatch):
     def train(member, settings, source, run, validate, where, go_on, hooks):
         assert (run.root / ".lock").exists() or where.rank
         seen.append(SimpleNamespace(member=member, settings=settings, source=source, validate=validate, where=where, go_on=go_on))
-        hooks.on_epoch([{"epoch": 0, "train_loss": 0.5, "val_dsc": 0.25, "val_by_organ": {"Stem": 0.25}, "lr": 0.1, "seconds": 1.0}])
+        hooks.on_epoch([{"epoch": 0, "train_loss": 0.5, "val_dsc": 0.25, "val_by_organ": {"Stem": 0.25}, "lr": 0.1, "seconds": 1.0}], True)
         return Progress(step=80)
 
     monkeypatch.setattr(members, "train", train)
@@ -121,9 +121,23 @@ def test_the_settings_are_recorded_and_the_folder_is_given_back(tiny, trainings)
 
 def test_an_epoch_is_drawn_and_told_to_the_outside(tiny, trainings):
     told = []
-    run(tiny, hooks=Hooks(on_epoch=told.append))
-    assert [row["val_dsc"] for row in told[0]] == [0.25]
+    run(tiny, hooks=Hooks(on_epoch=lambda rows, last: told.append((rows[-1]["val_dsc"], last))))
+    assert told == [(0.25, True)]
     assert tiny.folder.run("3d_Stem", 0).progress.stat().st_size > 1000
+
+
+def test_epochs_are_drawn_once_a_minute_and_at_the_end(tiny, monkeypatch):
+    drawn, clock = [], SimpleNamespace(now=0.0)
+    monkeypatch.setattr(members, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(members, "progress_figure", lambda rows, path: drawn.append(clock.now))
+
+    def train(*given):
+        for clock.now in (10.0, 70.0, 80.0, 140.0, 150.0):
+            given[-1].on_epoch([{}], clock.now == 150.0)
+
+    monkeypatch.setattr(members, "train", train)
+    run(tiny)
+    assert drawn == [70.0, 140.0, 150.0]
 
 
 def test_leftovers_of_a_killed_write_are_removed(tiny, trainings):
