@@ -30,7 +30,8 @@ def predict_volume(
 
     Every slice is seen in windows of the plan's size; where several windows overlap they are averaged by weight.
     flips: average with the mirrored patient's result, its left and right organs swapped back, where the network was trained
-    with mirrored patients and can tell them apart. before_each: called before each batch of slices, may raise. ModelError where the device's memory is too small for a single slice.
+    with mirrored patients and can tell them apart. before_each: called before each batch of slices, may raise. ModelError where
+    the device's memory is too small for a single slice.
     """
     boxes = tiles(hu.shape, _tile_shape(hu.shape, member))
     total = np.zeros((labels.channels, *hu.shape), np.float16 if len(boxes) == 1 else np.float32)

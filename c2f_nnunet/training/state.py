@@ -34,7 +34,8 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class Progress:
     """How far a training is. validation_s: what the last validation took, kept for the final one.
 
-    saving_s: what of elapsed_s was spent on writing files. rate_factor: what the learning rate is multiplied by, below 1 once the loss was not finite.
+    saving_s: what of elapsed_s was spent on writing files. rate_factor: what the learning rate is multiplied by, below 1 once the
+    loss was not finite.
     """
 
     step: int = 0

@@ -200,7 +200,7 @@ def _slow_validation(seconds: float, mark: Path) -> None:
 
 
 def killed_validating(case: int):
-    """The process is killed where it begins to validate a fine member's held-out case, at the case-th such moment."""
+    """The process is killed once it has predicted a fine member's held-out case for the case-th time."""
     return partial(_killed_validating, case)
 
 
