@@ -79,6 +79,11 @@ def processor() -> str:
     return f"{name}, {os.cpu_count()} cores, {'bf16' if re.search(r'avx512_bf16|amx_bf16', text) else 'no bf16'}"
 
 
+def commit() -> str:
+    """What of this project is measured."""
+    return subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
 def run(command, env: dict[str, str], log: Path) -> dict[str, float]:
     """Run a command, its output to a file; minutes and the largest process's peak memory in GB. Ends the benchmark where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -168,9 +173,8 @@ def measure(bench: Bench, method: str, minutes: float) -> None:
     run([sys.executable, "-m", "c2f_nnunet.cli.evaluate", bench.truth, out, "-djfile", declared, "-o", scores], {}, log)
     rows = pd.read_csv(scores / "per_case.csv")
     check_dsc(bench, out, scores, log)
-    commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     columns = ["case", "organ", "state", *METRICS]
-    record = {"method": method, "minutes": minutes, "processor": processor(), "commit": commit, "train": trained, "predict": predicted,
+    record = {"method": method, "minutes": minutes, "processor": processor(), "commit": commit(), "train": trained, "predict": predicted,
               "cases": json.loads(rows[columns].to_json(orient="records"))}
     bench.records.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(record, indent=0) + "\n")

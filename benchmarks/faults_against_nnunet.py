@@ -24,7 +24,7 @@ from typing import Callable
 import nibabel as nib
 import numpy as np
 
-from against_nnunet import HERE, NNUNET, TORCH, environment  # beside this script
+from against_nnunet import HERE, NNUNET, TORCH, commit, environment, processor  # beside this script
 from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.io.images import write_volume
 
@@ -180,8 +180,11 @@ def pickle_in_a_model(method: Method, raw: Path, folder: Path) -> str:
     model, canary = Path(shutil.copytree(method.model, folder / "model")), folder / "canary"
     planted = replace(method, given=str(model))
     job(planted, "plant", canary)
-    run(method, [*method.predict, model, "-i", raw / "imagesTs", "-o", folder / "out"])
-    return "its code ran" if canary.exists() else "refused, its code did not run"
+    code, output = run(method, [*method.predict, model, "-i", raw / "imagesTs", "-o", folder / "out"])
+    if canary.exists():
+        return "its code ran"
+    ended = {0: "predicted with", None: "ended after minutes"}.get(code, f"refused, exit code {code}")
+    return f"{ended}, its code did not run"
 
 
 def continued_without_a_checkpoint(method: Method, raw: Path, folder: Path) -> str:
@@ -243,7 +246,8 @@ def main() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 print(f"{time.strftime('%H:%M:%S')} {title}: {fault}", flush=True)
-                record.write_text(json.dumps({"fault": fault, "method": title, "outcome": inject(method, raw, folder)}) + "\n")
+                made = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "machine": processor()}
+                record.write_text(json.dumps({"fault": fault, "method": title, "outcome": inject(method, raw, folder), **made}) + "\n")
             column[fault] = json.loads(record.read_text())["outcome"]
         table[title] = column
     print(as_markdown(table))

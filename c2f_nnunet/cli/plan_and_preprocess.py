@@ -35,7 +35,7 @@ def body(args: argparse.Namespace) -> None:
     from ..running import planning
     from ..running.graph import members_of
     from ..running.preprocess import preprocess
-    from ..workspace import ModelFolder, Workspace, lock, require_writable, store_folder
+    from ..workspace import ModelFolder, Workspace, lock, require_idle, require_writable, store_folder
 
     workspace = Workspace.find(args.workspace)
     name = workspace.dataset_name(args.dataset)
@@ -54,6 +54,7 @@ def body(args: argparse.Namespace) -> None:
         print(f"written: {folder.plan}")
         if args.no_pp:
             return
+        require_idle(folder.root)  # a training may have begun since, and would read what is removed or made anew
         store = store_folder(workspace, name, plan.name)
         if args.clean:
             planning.clean(store)

@@ -4,8 +4,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .common import StopRequest, add_device, add_folders, entry, new_parser, positive, positive_number, whole
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..data.splits import Split
+    from ..running.graph import Task
+    from ..running.members import TrainOptions
+    from ..running.model import Model
+    from ..workspace import StoreFolder, Workspace
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,15 +44,60 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for, opened and checked."""
+
+    workspace: Workspace
+    model: Model
+    store: StoreFolder
+    device: torch.device
+    splits: tuple[Split, ...]
+    options: TrainOptions
+    todo: list[Task]
+    is_group: bool
+
+
 def body(args: argparse.Namespace) -> int:
-    from ..data.dataset import read_dataset
+    stop = StopRequest()  # first: what follows takes seconds, and minutes where sources are hashed
+    from ..running import graph
+    from ..training.train import Interrupted
+
+    try:
+        with stop.at_once(Interrupted):
+            asked = _asked_for(args)
+            if args.val:
+                return _validate(asked)
+            todo = _left_to_do(args, asked)
+    except Interrupted:
+        print(f"{args.config} {args.fold}: stopped before any training; the same command starts it again")
+        return stop.exit_code
+    model, store, budget = asked.model, asked.store, graph.TimeBudget(args.minutes, todo)
+    for number, task in enumerate(todo, 1):
+        if stop():
+            return stop.exit_code
+        if task.member is None:
+            try:
+                _fit(task.kind, model, store, asked.device, asked.workspace, stop)
+            except Interrupted:
+                print(f"{task.title}: stopped; the same command fits them")
+                return stop.exit_code
+            continue
+        job = graph.next_job(model.folder, task, asked.options, budget.start(task), asked.is_group)
+        if job is None:
+            print(f"{task.title}: finished already")
+            continue
+        if (code := _train(model, store, job, asked.splits[task.fold], f"[{number}/{len(todo)}] {task.title}", stop)) is not None:
+            return code
+    return 0
+
+
+def _asked_for(args: argparse.Namespace) -> Asked:
     from ..network.precision import default_device, find_device
     from ..running import graph
     from ..running.members import TrainOptions
     from ..running.model import open_model
-    from ..running.preprocess import require_same_source
     from ..training.state import weights_path
-    from ..training.train import Interrupted
     from ..workspace import Workspace, store_folder
 
     workspace = Workspace.find(args.workspace)
@@ -59,35 +115,25 @@ def body(args: argparse.Namespace) -> int:
     splits = model.splits()
     folds = graph.folds_of(args.fold, len(splits))
     todo = graph.tasks(model.plan, args.config, folds)
-    is_group = args.config in graph.GROUPS or len(folds) > 1
-    if args.val:
-        return _validate(model, store, todo, splits, device)
-    if args.resume and is_group:
+    return Asked(workspace, model, store, device, splits, options, todo, args.config in graph.GROUPS or len(folds) > 1)
+
+
+def _left_to_do(args: argparse.Namespace, asked: Asked) -> list[Task]:
+    """What of a group is not finished yet; DatasetError where the sources are others than those preprocessed."""
+    from ..data.dataset import read_dataset
+    from ..running import graph
+    from ..running.preprocess import require_same_source
+
+    folder, splits, todo = asked.model.folder, asked.splits, asked.todo
+    if args.resume and asked.is_group:
         graph.require_begun(folder, todo)
-    todo = [t for t in todo if not (t.member and is_group and graph.is_finished(folder.run(t.member.name, t.fold)))]
-    if not any(t.member for t in todo):
+    left = [t for t in todo if not (t.member and asked.is_group and graph.is_finished(folder.run(t.member.name, t.fold)))]
+    if not any(t.member for t in left):
         print(f"{args.config} {args.fold}: every training is finished already")
-    if (raw := workspace.raw / model.plan.dataset).is_dir():
-        cases = {case for fold in folds for case in splits[fold].train + splits[fold].val}
-        require_same_source(read_dataset(raw), store, tuple(t.member for t in todo if t.member), cases)
-    budget, stop = graph.TimeBudget(args.minutes, todo), StopRequest()
-    for number, task in enumerate(todo, 1):
-        if stop():
-            return stop.exit_code
-        if task.member is None:
-            try:
-                _fit(task.kind, model, store, device, workspace, stop)
-            except Interrupted:
-                print(f"{task.title}: stopped; the same command fits them")
-                return stop.exit_code
-            continue
-        job = graph.next_job(folder, task, options, budget.start(task), is_group)
-        if job is None:
-            print(f"{task.title}: finished already")
-            continue
-        if (code := _train(model, store, job, splits[task.fold], f"[{number}/{len(todo)}] {task.title}", stop)) is not None:
-            return code
-    return 0
+    if (raw := asked.workspace.raw / asked.model.plan.dataset).is_dir():
+        cases = {case for fold in {t.fold for t in todo if t.member} for case in splits[fold].train + splits[fold].val}
+        require_same_source(read_dataset(raw), asked.store, tuple(t.member for t in left if t.member), cases)
+    return left
 
 
 def _train(model, store, job, split, title: str, stop: StopRequest) -> int | None:
@@ -103,7 +149,7 @@ def _train(model, store, job, split, title: str, stop: StopRequest) -> int | Non
     with tqdm(total=round(total), desc=title, unit="s" if seconds else "epoch", disable=None) as bar:
         began = time.monotonic()
 
-        def on_epoch(rows: list[dict]) -> None:
+        def on_epoch(rows: list[dict], last: bool) -> None:
             row = rows[-1]
             bar.n = min(bar.total, round(time.monotonic() - began) if seconds else row["epoch"] + 1)
             bar.set_postfix({"loss": f"{row['train_loss']:.3f}", **({"DSC": f"{row['val_dsc']:.3f}"} if "val_dsc" in row else {})})
@@ -185,7 +231,7 @@ def _show_fitted(kind: str, fusion, model) -> None:
         print(f"absent where the coarse stage does not find them: {', '.join(certain)}")
 
 
-def _validate(model, store, todo, splits, device) -> int:
+def _validate(asked: Asked) -> int:
     """Score every finished member on its held-out cases; nothing is trained."""
     import pandas as pd
 
@@ -195,13 +241,13 @@ def _validate(model, store, todo, splits, device) -> int:
     from ..training.sampler import CachedVolumes
     from ..workspace import machine_memory_gb
 
-    table = []
-    for task in todo:
+    model, table = asked.model, []
+    for task in asked.todo:
         if not task.member or not is_finished(model.folder.run(task.member.name, task.fold)):
             continue
-        held_out = CachedVolumes(stored_of(store, task.member, splits[task.fold].val), CACHE_SHARE * machine_memory_gb())
-        validate = validation(model.plan, task.member, held_out, device)
-        found = validate(load_network(model, task.member, task.fold, "best", device))
+        held_out = CachedVolumes(stored_of(asked.store, task.member, asked.splits[task.fold].val), CACHE_SHARE * machine_memory_gb())
+        validate = validation(model.plan, task.member, held_out, asked.device)
+        found = validate(load_network(model, task.member, task.fold, "best", asked.device))
         row = {"member": task.member.name, "fold": task.fold}
         table += [{**row, "organ": organ, "held-out DSC %": None if v is None else 100 * v} for organ, v in found.items()]
     if not table:

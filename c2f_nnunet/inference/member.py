@@ -23,13 +23,15 @@ SLICES_A_BATCH = 16  # fewer where the device's memory is too small for them
 
 
 def predict_volume(
-    network: nn.Module, member: MemberPlan, labels: LabelSet, hu: np.ndarray, anchor_index, device: torch.device, flips: bool
-) -> np.ndarray:
+    network: nn.Module, member: MemberPlan, labels: LabelSet, hu: np.ndarray, anchor_index, device: torch.device, flips: bool,
+    before_each: Callable[[], None] = lambda: None,
+) -> np.ndarray:  # fmt: skip
     """A 2D member over a prepared volume (z, y, x) of HU: softmax probabilities (organs + 1, z, y, x), float16.
 
     Every slice is seen in windows of the plan's size; where several windows overlap they are averaged by weight.
     flips: average with the mirrored patient's result, its left and right organs swapped back, where the network was trained
-    with mirrored patients and can tell them apart. ModelError where the device's memory is too small for a single slice.
+    with mirrored patients and can tell them apart. before_each: called before each batch of slices, may raise. ModelError where
+    the device's memory is too small for a single slice.
     """
     boxes = tiles(hu.shape, _tile_shape(hu.shape, member))
     total = np.zeros((labels.channels, *hu.shape), np.float16 if len(boxes) == 1 else np.float32)
@@ -40,6 +42,7 @@ def predict_volume(
         weight = 1.0 if norm is None else np.moveaxis(_plane_weight(member, window)[None], 0, member.axis)
 
         def slices(indices: range) -> np.ndarray:  # (C, …) in volume axes
+            before_each()
             return _slices(network, member, labels, hu, anchor_index, indices, window, device, flips)
 
         for indices, result in _batches(slices, range(inside.start[member.axis], inside.stop[member.axis]), member.name, device):

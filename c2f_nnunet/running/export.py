@@ -5,12 +5,12 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
 import zipfile
 import zlib
-from itertools import product
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -20,7 +20,7 @@ from ..io import durable, records
 from ..io.records import record
 from ..planning.plan import read_plan
 from ..training import checkpoint
-from ..workspace import ModelFolder, require_idle
+from ..workspace import ModelFolder, lock, require_idle
 from .model import Model, load_network
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ MOST_ENTRIES = 5000
 LARGEST_RECORD = 64 * 2**20  # of all but the weights, which are read whole before they can be checked
 SHRINKS = 4  # weights hardly do
 STAGING = ".import-"
+_WEIGHTS = re.compile(r"(?P<member>\w[\w.-]*)/fold_(?P<fold>[0-9]+)/checkpoint_(?P<which>best|final)(\.json|\.[0-9a-f]{8}\.safetensors)")
+_OTHERS = re.compile(r"(plan|dataset|fingerprint|splits_final|fusion)\.json|crossval/(report\.md|tables/\w[\w.-]*\.csv)")
 
 
 @record
@@ -98,9 +100,7 @@ def import_model(archive_path: Path, results: Path, replace: bool = False) -> Mo
         with _Bounded(archive_path) as file, zipfile.ZipFile(file) as archive:
             manifest = _read_manifest(archive, archive_path)
             target = ModelFolder(results / manifest.dataset / manifest.plan)
-            if target.root.exists() and not replace:
-                raise ModelError(f"{target.root}: a model is there already; give --replace to put {archive_path.name} in its place")
-            require_idle(target.root)
+            _require_place(target.root, replace, archive_path)
             results.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f"{STAGING}{durable.owner()}-", dir=results) as staging:
                 staged = Path(staging) / "model"
@@ -112,13 +112,22 @@ def import_model(archive_path: Path, results: Path, replace: bool = False) -> Mo
                     raise type(e)(str(e).replace(f"{staged}{os.sep}", f"{archive_path}, ")) from e
                 except RuntimeError as e:  # torch
                     raise ModelError(f"{archive_path}: its plan describes a network that cannot be ({e}); do not trust this file") from e
-                _place(staged, target.root, Path(staging) / "replaced" / manifest.dataset / manifest.plan)
+                with lock(target.root.parent, f"import of {target.root.name}"):  # planning holds it, too, while it writes
+                    _require_place(target.root, replace, archive_path)  # once more: checking may have taken minutes
+                    _place(staged, target.root, Path(staging) / "replaced" / manifest.dataset / manifest.plan)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as e:  # what zipfile raises for flipped bytes
         raise ModelError(f"{archive_path}: no intact zip archive ({e}); get the file again") from e
     except OSError as e:
         why = e.strerror or e
         raise WorkspaceError(f"{archive_path}: cannot be imported ({why}); check the path and the free space of {results}") from e
     return target
+
+
+def _require_place(target: Path, replace: bool, source: Path) -> None:
+    """ModelError where a model is there that is not to be replaced, Locked where a command is at work in it."""
+    if target.exists() and not replace:
+        raise ModelError(f"{target}: a model is there already; give --replace to put {source.name} in its place")
+    require_idle(target)
 
 
 class _Bounded(io.BufferedReader):
@@ -177,10 +186,12 @@ def _read_manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
     if manifest.version != MANIFEST_VERSION:
         versions = f"manifest version {manifest.version} and this program's {MANIFEST_VERSION} differ"
         raise ModelError(f"{source}: {versions}; export it with this version")
-    if any(not p or p in (".", "..") or set(p) & set("/\\:") for p in (manifest.dataset, manifest.plan)):
-        raise ModelError(f"{source}: '{manifest.dataset}/{manifest.plan}' is no folder name; do not trust this file")
+    if any(not p.isprintable() or set(p) & set("/\\:") or p[:1] in ("", ".", "-") for p in (manifest.dataset, manifest.plan)):
+        raise ModelError(f"{source}: {f'{manifest.dataset}/{manifest.plan}'!r} is no folder name; do not trust this file")
     if set(names) != {"manifest.json", *manifest.files}:
         raise ModelError(f"{source}: its files and its manifest do not agree; get the file again")
+    if foreign := [n for n in manifest.files if not (_OTHERS.fullmatch(n) or _WEIGHTS.fullmatch(n))]:
+        raise ModelError(f"{source}: {foreign[0]!r} is no file of an exported model; do not trust this file")
     return manifest
 
 
@@ -201,29 +212,28 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path, digest: str, siz
 
 
 def _check_model(folder: ModelFolder, manifest: Manifest, source: Path) -> None:
-    """The plan is readable and is the manifest's, every network fits its weights, and no weight is NaN or infinite."""
+    """The plan is readable and is the manifest's, every file of weights fits a network of it, and no weight is NaN or infinite."""
     if not folder.plan.exists():
         raise ModelError(f"{source}: has no plan.json; this is not an exported model")
     plan = read_plan(folder.plan)
     if (plan.dataset, plan.name) != (manifest.dataset, manifest.plan):
         says = f"its plan is {plan.dataset}/{plan.name}, its manifest says {manifest.dataset}/{manifest.plan}"
         raise ModelError(f"{source}: {says}; do not trust this file")
-    model, found = Model(folder, plan), 0
-    for m, which in product(plan.members, ("best", "final")):
-        for fold in model.trained_folds(m, which):
-            network = load_network(model, m, fold, which, torch.device("cpu"))
-            if not all(torch.isfinite(v).all() for v in network.state_dict().values() if v.is_floating_point()):
-                member = f"{m.name} fold {fold}"
-                raise ModelError(f"{source}: {member} has weights that are NaN or infinite; export it again from a sound training")
-            found += 1
-    if not found:
+    model, names = Model(folder, plan), {m.name for m in plan.members}
+    for member, fold, which in sorted({match.group("member", "fold", "which") for n in manifest.files if (match := _WEIGHTS.fullmatch(n))}):
+        if member not in names:
+            raise ModelError(f"{source}: holds weights of {member}, which its plan does not know; do not trust this file")
+        network = load_network(model, plan.member(member), int(fold), which, torch.device("cpu"))
+        if not all(torch.isfinite(v).all() for v in network.state_dict().values() if v.is_floating_point()):
+            where = f"{member} fold {fold}"
+            raise ModelError(f"{source}: {where} has weights that are NaN or infinite; export it again from a sound training")
+    if not any(model.trained_folds(m, "final") for m in plan.members):
         raise ModelError(f"{source}: holds no trained network; this is not an exported model")
     model.fusion  # noqa: B018  (read for its checks)
 
 
 def _place(staged: Path, target: Path, aside: Path) -> None:
     """One rename; an older model is moved aside first and removed only after."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         aside.parent.mkdir(parents=True)
         os.rename(target, aside)

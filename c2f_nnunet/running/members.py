@@ -4,8 +4,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Callable
 
 import numpy as np
@@ -31,6 +33,7 @@ from .model import Model
 from .preprocess import require_prepared
 
 log = logging.getLogger(__name__)
+DRAWN_EVERY_S = 60.0  # progress.png takes half a second
 CACHE_SHARE = 0.25  # of the machine's memory: stored volumes are kept decompressed up to this
 
 
@@ -126,10 +129,14 @@ def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolde
     source = SliceSource(member, plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
     validate = validation(plan, member, CachedVolumes(held_out, memory_gb), where.device, hooks.should_stop)
 
-    def after_epoch(rows: list[dict]) -> None:
-        if "val_dsc" in rows[-1] or len(rows) % 5 == 1:
+    drawn_at = time.monotonic()
+
+    def after_epoch(rows: list[dict], last: bool) -> None:
+        nonlocal drawn_at
+        if last or time.monotonic() - drawn_at > DRAWN_EVERY_S:
             progress_figure(rows, run.progress)
-        hooks.on_epoch(rows)
+            drawn_at = time.monotonic()
+        hooks.on_epoch(rows, last)
 
     return train(member, job.settings, source, run, validate, where, job.go_on, replace(hooks, on_epoch=after_epoch))
 
@@ -144,14 +151,15 @@ def validation(
 ) -> Validate:  # fmt: skip
     """validate(network) → mean held-out Dice per organ, on the member's own grid; None where no held-out case has the organ.
 
-    Interrupted is raised between two cases where should_stop() says so.
+    Interrupted is raised between two batches of slices, or two crops, where should_stop() says so.
     """
+    stop_if_asked = partial(_stop_if, should_stop)
 
     def counts_of(network: nn.Module, index: int) -> dict[str, float | None]:
         record = held_out.volumes[index].record
         hu, truth = (np.asarray(held_out.array(index, kind)) for kind in ("image", "labels"))
         if member.stage == "coarse":
-            p = predict_volume(network, member, plan.labels, hu, record.anchor_index, device, flips=False)
+            p = predict_volume(network, member, plan.labels, hu, record.anchor_index, device, False, stop_if_asked)
             return dice_by_organ(truth, p.argmax(0), {o: i for i, o in enumerate(plan.labels.organs, 1) if o in record.known})
         inner = tuple(slice(j, n - j) for j, n in zip(jitter_voxels(member), hu.shape))
         p = predict_crop(network, member, hu[inner], device, flips=False)
@@ -160,7 +168,7 @@ def validation(
     def validate(network: nn.Module) -> dict[str, float | None]:
         found: dict[str, list[float]] = {organ: [] for organ in member.organs}
         for i in range(len(held_out.volumes)):
-            _stop_if(should_stop)
+            stop_if_asked()
             for organ, value in counts_of(network, i).items():
                 if value is not None:
                     found[organ].append(value)

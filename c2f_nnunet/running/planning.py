@@ -16,7 +16,7 @@ from ..io import durable, records
 from ..planning.budget import Budget
 from ..planning.plan import Plan, read_plan
 from ..planning.planner import REFERENCE_PLANS, choose_plan
-from ..workspace import ModelFolder, StoreFolder, machine_memory_gb, require_idle
+from ..workspace import ModelFolder, StoreFolder, lock, machine_memory_gb, require_idle
 
 log = logging.getLogger(__name__)
 GPU_TARGET_GB = 8.0  # nnU-Net's default
@@ -53,31 +53,40 @@ def choose(wanted: str, dataset: Dataset, found: Fingerprint, target_gb: float |
 def write(folder: ModelFolder, plan: Plan, found: Fingerprint, dataset: Dataset, preprocessed: Path) -> None:
     """plan.json, fingerprint.json, dataset.json and splits_final.json of the model folder.
 
-    PlanError where members were trained there with a different plan: they would no longer fit. Locked where one is in its first
-    epoch. A splits_final.json that a user put into the preprocessed data set's folder (as with nnU-Net) is taken over.
+    PlanError where members were trained there with a different plan: they would no longer fit. Locked where one is being trained: it
+    reads the preprocessed volumes that belong to these files. A splits_final.json that a user put into the preprocessed data set's folder
+    (as with nnU-Net) is taken over.
     """
+    with lock(folder.root.parent, f"planning of {folder.root.name}"):  # an import holds it, too, while it places a model
+        require_idle(folder.root)
+        _require_same_plan(folder, plan)
+        durable.remove_leftovers(folder.root)
+        records.write(folder.fingerprint, found)
+        durable.write_bytes(folder.dataset_json, (dataset.root / "dataset.json").read_bytes())
+        _write_splits(folder, dataset, preprocessed / "splits_final.json")
+        records.write(folder.plan, plan)
+
+
+def _require_same_plan(folder: ModelFolder, plan: Plan) -> None:
     trained = sorted({p.parent.parent.name for p in folder.root.glob("*/fold_*/checkpoint_*.json")})
     if trained and folder.plan.exists() and _without_rules(records.plain(read_plan(folder.plan))) != _without_rules(records.plain(plan)):
         raise PlanError(
             f"{folder.plan}: {', '.join(trained)} were trained with another plan than the one derived now; "
             f"move {folder.root} away, or give -pl {folder.plan} to keep that plan"
         )
-    if not trained:
-        require_idle(folder.root)  # a training that has no checkpoint yet
-    durable.remove_leftovers(folder.root)
-    records.write(folder.fingerprint, found)
-    durable.write_bytes(folder.dataset_json, (dataset.root / "dataset.json").read_bytes())
+
+
+def _write_splits(folder: ModelFolder, dataset: Dataset, own: Path) -> None:
+    """The user's own folds where there are any, else nnU-Net's; folds that stand already stay."""
     cases = tuple(c.id for c in dataset.training)
-    own = preprocessed / "splits_final.json"
     if own.exists():
         if write_splits(folder.splits, wanted := read_splits(own, cases)) != wanted:
             log.warning("%s: other folds than those of %s, which stand; remove that file to have them taken over", own, folder.splits)
-    else:
-        try:
-            write_splits(folder.splits, make_splits(cases, dataset.patients))
-        except DatasetError as e:
-            log.warning("%s", e)
-    records.write(folder.plan, plan)
+        return
+    try:
+        write_splits(folder.splits, make_splits(cases, dataset.patients))
+    except DatasetError as e:
+        log.warning("%s", e)
 
 
 def _without_rules(value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -21,7 +22,7 @@ from . import checkpoint
 
 log = logging.getLogger(__name__)
 CHECKPOINT_EVERY_S = 300.0
-CHECKPOINT_SHARE = 0.02  # of the training time at most
+SAVING_SHARE = 0.02  # of the training time at most
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda p, plan: torch.optim.Adam(p, plan.learning_rate, weight_decay=plan.weight_decay),
     "adamw": lambda p, plan: torch.optim.AdamW(p, plan.learning_rate, weight_decay=plan.weight_decay),
@@ -33,13 +34,15 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class Progress:
     """How far a training is. validation_s: what the last validation took, kept for the final one.
 
-    rate_factor: what the learning rate is multiplied by, below 1 once the loss was not finite.
+    saving_s: what of elapsed_s was spent on writing files. rate_factor: what the learning rate is multiplied by, below 1 once the
+    loss was not finite.
     """
 
     step: int = 0
     epoch: int = 0
     elapsed_s: float = 0.0
     validation_s: float = 0.0
+    saving_s: float = 0.0
     best: float = -1.0
     done: bool = False
     rate_factor: float = 1.0
@@ -57,28 +60,43 @@ class TrainState:
     saved_at: float = field(default_factory=time.monotonic)
     save_cost_s: float = 0.0
 
-    def checkpoint_is_due(self) -> bool:
-        """After every epoch, unless that would cost more than 2 % of the time; after five minutes at the latest."""
-        return self.checkpoint_is_overdue() or self.save_cost_s < CHECKPOINT_SHARE * (time.monotonic() - self.saved_at)
+    def checkpoint_is_due(self, ahead_s: float = 0.0) -> bool:
+        """After every epoch, unless all that is written would then take more than 2 % of the time; after five minutes at the latest.
 
-    def checkpoint_is_overdue(self) -> bool:
+        ahead_s: for how long there will be no further occasion.
+        """
+        spent_s = self.progress.saving_s + self.save_cost_s
+        return self.checkpoint_is_overdue(ahead_s) or spent_s < SAVING_SHARE * self.progress.elapsed_s
+
+    def checkpoint_is_overdue(self, ahead_s: float = 0.0) -> bool:
         """Whether five minutes have passed, also inside a long epoch."""
-        return time.monotonic() - self.saved_at > CHECKPOINT_EVERY_S
+        return time.monotonic() - self.saved_at + ahead_s > CHECKPOINT_EVERY_S
+
+    @contextmanager
+    def saving(self):
+        """The time inside counts as the cost of saving."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.progress.saving_s += time.monotonic() - began
 
     def save(self, run: RunFolder) -> None:
         """Everything that is needed to go on, to checkpoint_latest, and the log."""
-        began = time.monotonic()
-        tensors, state = checkpoint.optimiser_state(self.optimiser)
-        random_tensors, random_state = checkpoint.random_state()
-        tensors |= random_tensors | _named("network.", self.network) | _named("average.", self.average)
-        whole = {"progress": asdict(self.progress), "optimiser": state, "random": random_state, "rows": self.rows}
-        checkpoint.save(run.checkpoint("latest"), tensors, whole)
-        self.write_log(run)
-        self.saved_at, self.save_cost_s = time.monotonic(), time.monotonic() - began
+        before_s = self.progress.saving_s
+        with self.saving():
+            tensors, state = checkpoint.optimiser_state(self.optimiser)
+            random_tensors, random_state = checkpoint.random_state()
+            tensors |= random_tensors | _named("network.", self.network) | _named("average.", self.average)
+            whole = {"progress": asdict(self.progress), "optimiser": state, "random": random_state, "rows": self.rows}
+            checkpoint.save(run.checkpoint("latest"), tensors, whole)
+            self.write_log(run)
+        self.saved_at, self.save_cost_s = time.monotonic(), self.progress.saving_s - before_s
 
     def save_weights(self, run: RunFolder, which: str) -> None:
         """The averaged weights alone, to checkpoint_<which>: what prediction reads."""
-        checkpoint.save(run.checkpoint(which), _named("average.", self.average), {"progress": asdict(self.progress)})
+        with self.saving():
+            checkpoint.save(run.checkpoint(which), _named("average.", self.average), {"progress": asdict(self.progress)})
 
     def write_log(self, run: RunFolder) -> None:
         """One JSON object per epoch."""

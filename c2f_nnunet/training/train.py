@@ -61,9 +61,10 @@ class NotFinite(Exception):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the outside sees and says while a training runs: after each epoch the log's rows; before each step, whether to stop."""
+    """What the outside sees and says while a training runs: after each epoch the log's rows, and whether it was the last; before each
+    step, whether to stop."""
 
-    on_epoch: Callable[[list[dict]], None] = lambda rows: None
+    on_epoch: Callable[[list[dict], bool], None] = lambda rows, last: None
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -148,20 +149,25 @@ def _to_the_end(
             if progress.done:
                 break
             row = _epoch(state, step, batch_stream, plan, clock, where, run, hooks)
-            last = bool(where.agreed(float(clock.used() >= 1.0)))
-            progress.epoch = epoch + 1
-            if last or progress.epoch % plan.validate_every == 0:
-                row |= _validated(validate, state, where, last, run)
-                if row["val_dsc"] >= progress.best:
-                    progress.best = row["val_dsc"]
-                    if where.rank == 0:
-                        state.save_weights(run, "best")
-            progress.done, progress.elapsed_s = last, clock.elapsed_s
             state.rows.append(row)
+            last = bool(where.agreed(float(clock.used() >= 1.0)))
+            validating = last or (epoch + 1) % plan.validate_every == 0
+            if validating:
+                if where.rank == 0 and state.checkpoint_is_due(progress.validation_s):
+                    state.save(run)  # a kill while it validates then costs no epoch
+                row |= _validated(validate, state, where, last, run)
+            progress.epoch, progress.elapsed_s = epoch + 1, clock.elapsed_s
+            if validating and row["val_dsc"] >= progress.best:
+                progress.best = row["val_dsc"]
+                if where.rank == 0:
+                    state.save_weights(run, "best")
+            progress.done = last
             stopping = bool(where.agreed(float(hooks.should_stop())))
             if where.rank == 0:
-                state.save(run) if progress.done or stopping or state.checkpoint_is_due() else state.write_log(run)
-                hooks.on_epoch(state.rows)
+                if last or stopping or state.checkpoint_is_due():
+                    state.save(run)
+                with state.saving():
+                    hooks.on_epoch(state.rows, last)
             if stopping and not progress.done:
                 raise Interrupted
     if where.rank == 0:
@@ -173,6 +179,8 @@ def _epoch(
     state: TrainState, step: Step, batches, plan: TrainingPlan, clock: Clock, where: Place, run: RunFolder, hooks: Hooks
 ) -> dict:
     """One epoch, or what is left of it where a training was stopped inside it; returns its row of the log."""
+    if state.rows and state.rows[-1]["epoch"] == state.progress.epoch:  # saved before it was validated, which is all that is left of it
+        return state.rows.pop()
     state.network.train()
     losses, waited_s, began, rate = [], 0.0, time.monotonic(), 0.0
     for batch in _timed(islice(batches, (state.progress.epoch + 1) * plan.steps_per_epoch - state.progress.step)):
@@ -191,6 +199,7 @@ def _epoch(
     return {
         "epoch": state.progress.epoch, "step": state.progress.step, "train_loss": mean, "lr": rate,
         "seconds": time.monotonic() - began, "waited_s": waited_s,
+        "saving_s": state.progress.saving_s - sum(row.get("saving_s", 0.0) for row in state.rows),
     }  # fmt: skip
 
 
@@ -247,14 +256,14 @@ def make_step(state: TrainState, plan: TrainingPlan, clock: Clock, where: Place)
 def _validated(validate: Validate, state: TrainState, where: Place, last: bool, run: RunFolder) -> dict:
     """Held-out Dice per organ and their mean (by process 0); warns of an organ that the network never finds.
 
-    Where validate raises Interrupted, the checkpoint is one of the epoch's last step: a resumed training validates first.
+    Until then the epoch is not counted as done, so a training that goes on from a checkpoint of its last step validates first; where
+    validate raises Interrupted, that is the checkpoint.
     """
     began, progress, by_organ = time.monotonic(), state.progress, None
     if where.rank == 0:
         with suppress(Interrupted):
             by_organ = validate(state.average.eval())
     if where.agreed(float(by_organ is None)):
-        progress.epoch -= 1
         if where.rank == 0:
             state.save(run)
         raise Interrupted
@@ -263,9 +272,9 @@ def _validated(validate: Validate, state: TrainState, where: Place, last: bool, 
     progress.validation_s = time.monotonic() - began
     defined = [v for v in by_organ.values() if v is not None]
     for organ, value in by_organ.items():
-        if value == 0.0 and (last or progress.epoch > 5):
+        if value == 0.0 and (last or progress.epoch >= 5):
             log.warning(
                 "epoch %d: held-out Dice of %s is 0: this class has died or has not started; see documentation/troubleshooting.md",
-                progress.epoch, organ,
+                progress.epoch + 1, organ,
             )  # fmt: skip
     return {"val_dsc": float(np.mean(defined)) if defined else 0.0, "val_by_organ": by_organ, "validation_s": progress.validation_s}

@@ -1,5 +1,6 @@
 """c2f_plan_and_preprocess: each option in the work that is done, its order, what is shown, and how it ends."""
 import os
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -111,6 +112,16 @@ def test_one_at_a_time_works_on_a_data_set(tiny_raw, work, capsys):
         assert plan_and_preprocess.main(tiny_raw.args()) == 1
     assert "planning and preprocessing of Dataset901_Tiny is already running on" in capsys.readouterr().err and not work.order
     assert plan_and_preprocess.main(tiny_raw.args()) == 0
+
+
+def test_no_volume_is_touched_where_a_training_has_begun_meanwhile(tiny_planned, tmp_path, work, monkeypatch, capsys):
+    tiny = tiny_planned.copy(tmp_path / "w")
+    with ExitStack() as training:
+        run = tiny.folder.run("2d_top", 0).root
+        monkeypatch.setattr(planning, "write", lambda *given: training.enter_context(lock(run, "training of 2d_top fold 0")))
+        assert plan_and_preprocess.main(tiny.args("--clean")) == 1
+    assert "training of 2d_top fold 0 is already running on" in capsys.readouterr().err
+    assert work.order == ["fingerprint", "choose"]
 
 
 def test_a_bad_data_set_ends_with_1_before_anything_is_written(tiny_raw, work, monkeypatch, fails):

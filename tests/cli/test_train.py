@@ -276,8 +276,8 @@ def test_val_scores_what_is_finished_and_trains_nothing(tiny, trainings, monkeyp
 
 def test_a_trained_member_is_told_in_a_line(tiny_planned, trainings, capsys):
     def act(hooks):
-        hooks.on_epoch([ROW])
-        hooks.on_epoch([ROW, {**ROW, "epoch": 1, "val_dsc": 0.876}])
+        hooks.on_epoch([ROW], False)
+        hooks.on_epoch([ROW, {**ROW, "epoch": 1, "val_dsc": 0.876}], True)
         return Progress(step=80, epoch=4, elapsed_s=90.0, best=0.876)
 
     trainings.act = act

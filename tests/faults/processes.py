@@ -162,6 +162,15 @@ def without_roots_rights() -> None:
     assert libc.capset(header, sets) == 0, os.strerror(ctypes.get_errno())
 
 
+def threads(number: int):
+    """torch computes with this many."""
+    return partial(_threads, number)
+
+
+def _threads(number: int) -> None:
+    torch.set_num_threads(number)
+
+
 def slow_disk(seconds: float):
     """Each fsync takes this long."""
     return partial(_slow_disk, seconds)
@@ -190,6 +199,58 @@ def _slow_validation(seconds: float, mark: Path) -> None:
     members.predict_crop = slow
 
 
+def killed_validating(case: int):
+    """The process is killed once it has predicted a fine member's held-out case for the case-th time."""
+    return partial(_killed_validating, case)
+
+
+def _killed_validating(case: int) -> None:
+    from c2f_nnunet.running import members
+
+    predict_crop, numbers = members.predict_crop, count(1)
+    members.predict_crop = lambda *args, **named: _killed_at(case, next(numbers), predict_crop(*args, **named))
+
+
+def saving_share(share: float):
+    """Instead of 2 % of the time: with 1, a checkpoint comes at every occasion."""
+    return partial(_saving_share, share)
+
+
+def _saving_share(share: float) -> None:
+    from c2f_nnunet.training import state
+
+    state.SAVING_SHARE = share
+
+
+def slow_batches(seconds: float, mark: Path):
+    """Each batch of 8 slices of a held-out case takes this long; the file `mark` holds how many were begun."""
+    return partial(_slow_batches, seconds, mark)
+
+
+def _slow_batches(seconds: float, mark: Path) -> None:
+    from c2f_nnunet.inference import member
+
+    softmax, numbers = member._softmax, count(1)
+
+    def slow(*args):
+        mark.write_text(str(next(numbers)))
+        time.sleep(seconds)
+        return softmax(*args)
+
+    member._softmax, member.SLICES_A_BATCH = slow, 8
+
+
+def slow_start(seconds: float, mark: Path):
+    """Comparing the sources with those that were preprocessed takes this long; the file `mark` is made when it begins."""
+    return partial(_slow_start, seconds, mark)
+
+
+def _slow_start(seconds: float, mark: Path) -> None:
+    from c2f_nnunet.running import preprocess
+
+    preprocess.require_same_source = lambda *args: (mark.touch(), time.sleep(seconds))
+
+
 def spoiled_loss(*calls: int):
     """The loss is NaN the first time, second time, … that it is computed, where the number is among `calls`."""
     return partial(_spoiled_loss, calls)
@@ -204,10 +265,10 @@ def killed_at_loss(call: int):
     return partial(_each_loss, partial(_killed_at, call))
 
 
-def _killed_at(call: int, number: int, loss):
+def _killed_at(call: int, number: int, result):
     if number == call:
         os.kill(os.getpid(), signal.SIGKILL)
-    return loss
+    return result
 
 
 def _each_loss(change: Callable) -> None:

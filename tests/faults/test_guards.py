@@ -12,9 +12,9 @@ from tests.faults.processes import Command, children, out_of_memory, spoiled_los
 from tests.faults.trainings import EPOCHS, LONG, folder, started, train
 
 
-def test_row_18_a_killed_augmentation_worker(tiny):
-    command = started(tiny, epochs=LONG, workers=1)
-    (worker,) = children(command.pid)
+def test_row_18_a_killed_augmentation_worker_of_two(tiny):
+    command = started(tiny, epochs=LONG, workers=2)
+    worker, _ = children(command.pid)
     os.kill(worker, signal.SIGKILL)
     code, printed = command.ended(30.0)
     told = [line for line in printed.splitlines() if line.startswith("error: an augmentation process ended at work on ")]

@@ -2,12 +2,15 @@
 import json
 import re
 import zipfile
+from contextlib import ExitStack
 
 import pytest
 import safetensors.torch
 import torch
 
 from c2f_nnunet.cli import import_model
+from c2f_nnunet.running import export
+from c2f_nnunet.workspace import lock
 from tests.faults.archives import with_weights
 from tests.faults.inputs import error, state
 
@@ -25,6 +28,34 @@ def test_row_49_a_model_that_is_there(archive, crafted, tmp_path, capsys):
     assert import_model.main([str(bad), *args[1:], "--replace"]) == 1 and state(tmp_path / "w") == before
     assert import_model.main([*args, "--replace"]) == 0
     assert not (model / "mark").exists() and (model / "plan.json").is_file()
+
+
+def while_checking(monkeypatch, act) -> None:
+    """What another process does while the import checks the archive, which takes minutes for a large one."""
+    check = export._check_model
+    monkeypatch.setattr(export, "_check_model", lambda *given: (check(*given), act()))
+
+
+def test_row_49_a_model_that_comes_meanwhile(archive, tmp_path, capsys, monkeypatch):
+    """As by planning, or by another import."""
+    model = tmp_path / "w" / "results" / "Dataset901_Tiny" / "tiny"
+    while_checking(monkeypatch, lambda: (model.mkdir(parents=True), (model / "plan.json").write_text("another's")))
+    assert import_model.main([str(archive), "--workspace", str(tmp_path / "w")]) == 1
+    assert "a model is there already" in error(capsys.readouterr().err)
+    assert [*model.iterdir()] == [model / "plan.json"] and (model / "plan.json").read_text() == "another's"
+
+
+def test_row_49_a_training_that_begins_meanwhile(archive, tmp_path, capsys, monkeypatch):
+    args = [str(archive), "--workspace", str(tmp_path / "w")]
+    assert import_model.main(args) == 0
+    capsys.readouterr()
+    model = tmp_path / "w" / "results" / "Dataset901_Tiny" / "tiny"
+    before = state(model)
+    with ExitStack() as training:
+        while_checking(monkeypatch, lambda: training.enter_context(lock(model / "2d_top" / "fold_1", "training of 2d_top fold 1")))
+        assert import_model.main([*args, "--replace"]) == 1
+        assert "2d_top/fold_1: training of 2d_top fold 1 is already running on" in error(capsys.readouterr().err)
+    assert state(model) == before and [f.name for f in model.parent.parent.iterdir()] == ["Dataset901_Tiny"]
 
 
 def planned(change):
@@ -50,6 +81,12 @@ def weights(change):
     return rewritten
 
 
+def renamed(old: str, new: str, value: float | None = None):
+    """The archive's files with a part of their names changed; with a value, that of one weight."""
+    change = (lambda files: files) if value is None else weights(lambda t, k: t[k].view(-1)[0].fill_(value))
+    return lambda files: {n.replace(old, new): c for n, c in change(files).items()}
+
+
 UNFIT = r"3d_Stem/fold_0/checkpoint_best: the weights do not fit the plan's network \([0-9]+ tensors differ"
 
 
@@ -71,9 +108,12 @@ def member(plan):
     (weights(lambda t, k: t[k].view(-1)[0].fill_(float("inf"))), "3d_Stem fold 0 has weights that are NaN or infinite"),
     (weights(lambda t, k: t.update({k: t[k][:1]})), UNFIT),
     (weights(lambda t, k: t.pop(k)), UNFIT),
+    (renamed("3d_Stem/fold_0/checkpoint_best", "3d_Stem/fold_1/checkpoint_best", float("nan")), "3d_Stem fold 1 has weights that are NaN"),
+    (renamed("3d_Stem/fold_0/", "3d_Liver/fold_0/"), "holds weights of 3d_Liver, which its plan does not know"),
+    (lambda files: {n: c for n, c in files.items() if "checkpoint_final" not in n}, "holds no trained network"),
     (lambda files: {n: c for n, c in files.items() if n != "plan.json"}, "has no plan.json; this is not an exported model"),
     (lambda files: files | {"fusion.json": b'{"version": 1, "coarse": "evil.Class"}'}, "fusion.json"),
-], ids=range(15))
+], ids=range(18))
 def test_row_50_what_does_not_fit(refused, crafted, change, told):
     message = refused(crafted(change))
     assert re.search(told, message), message

@@ -33,8 +33,8 @@ def latest(tiny) -> Path:
     return folder(tiny).root / "checkpoint_latest.json"
 
 
-def step_of(tiny) -> int:
-    return checkpoint.load(folder(tiny).checkpoint("latest"))[1]["progress"]["step"]
+def step_of(tiny, member="3d_Stem") -> int:
+    return checkpoint.load(folder(tiny, member).checkpoint("latest"))[1]["progress"]["step"]
 
 
 def tensors_of(record: Path) -> Path:
@@ -45,5 +45,5 @@ def files_of(tiny) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder(tiny).root.glob("checkpoint_*")}
 
 
-def hashes(tiny) -> list[str]:
-    return [weights_hash(folder(tiny).checkpoint(which)) for which in ("best", "final")]
+def hashes(tiny, member="3d_Stem") -> list[str]:
+    return [weights_hash(folder(tiny, member).checkpoint(which)) for which in ("best", "final")]

@@ -88,7 +88,7 @@ def trainings(monkeypatch):
     def train(member, settings, source, run, validate, where, go_on, hooks):
         assert (run.root / ".lock").exists() or where.rank
         seen.append(SimpleNamespace(member=member, settings=settings, source=source, validate=validate, where=where, go_on=go_on))
-        hooks.on_epoch([{"epoch": 0, "train_loss": 0.5, "val_dsc": 0.25, "val_by_organ": {"Stem": 0.25}, "lr": 0.1, "seconds": 1.0}])
+        hooks.on_epoch([{"epoch": 0, "train_loss": 0.5, "val_dsc": 0.25, "val_by_organ": {"Stem": 0.25}, "lr": 0.1, "seconds": 1.0}], True)
         return Progress(step=80)
 
     monkeypatch.setattr(members, "train", train)
@@ -121,9 +121,23 @@ def test_the_settings_are_recorded_and_the_folder_is_given_back(tiny, trainings)
 
 def test_an_epoch_is_drawn_and_told_to_the_outside(tiny, trainings):
     told = []
-    run(tiny, hooks=Hooks(on_epoch=told.append))
-    assert [row["val_dsc"] for row in told[0]] == [0.25]
+    run(tiny, hooks=Hooks(on_epoch=lambda rows, last: told.append((rows[-1]["val_dsc"], last))))
+    assert told == [(0.25, True)]
     assert tiny.folder.run("3d_Stem", 0).progress.stat().st_size > 1000
+
+
+def test_epochs_are_drawn_once_a_minute_and_at_the_end(tiny, monkeypatch):
+    drawn, clock = [], SimpleNamespace(now=0.0)
+    monkeypatch.setattr(members, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(members, "progress_figure", lambda rows, path: drawn.append(clock.now))
+
+    def train(*given):
+        for clock.now in (10.0, 70.0, 80.0, 140.0, 150.0):
+            given[-1].on_epoch([{}], clock.now == 150.0)
+
+    monkeypatch.setattr(members, "train", train)
+    run(tiny)
+    assert drawn == [70.0, 140.0, 150.0]
 
 
 def test_leftovers_of_a_killed_write_are_removed(tiny, trainings):
@@ -234,7 +248,7 @@ def row(*channels: int) -> np.ndarray:
 def test_a_view_is_scored_by_the_organs_that_are_known_in_each_case(tiny_planned, monkeypatch):
     """Channels: 1 Gland_L, 2 Gland_R, 3 Stem. A network that calls everything the stem."""
 
-    def predict_volume(network, member, labels, hu, anchor_index, device, flips):
+    def predict_volume(network, member, labels, hu, anchor_index, device, flips, before_each):
         assert network == "network" and not flips
         return np.stack([np.full(hu.shape, c == 3) for c in range(4)]).astype(float)
 
@@ -246,6 +260,23 @@ def test_a_view_is_scored_by_the_organs_that_are_known_in_each_case(tiny_planned
     )
     found = validation(plan, plan.member("2d_top"), cases, CPU)("network")
     assert found == {"Gland_L": 0.0, "Gland_R": None, "Stem": pytest.approx((2 / 3 + 6 / 7) / 2)}
+
+
+def test_a_request_to_stop_is_heard_between_two_batches_of_a_case(tiny_planned):
+    """A case of 24 slices is seen in batches of 16: asked for before the case, and before each batch."""
+    plan, asked = tiny_planned.model.plan, []
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    def network(batch):
+        return [torch.zeros(len(batch), 4, *batch.shape[2:])]
+
+    case = held_out((plan.labels.organs, np.zeros((24, 40, 40), int)))
+    with pytest.raises(Interrupted):
+        validation(plan, plan.member("2d_top"), case, CPU, should_stop)(network)
+    assert len(asked) == 3
 
 
 def test_a_crop_is_scored_where_it_lies_without_jitter(tiny_planned, monkeypatch):

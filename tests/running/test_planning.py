@@ -9,7 +9,9 @@ from c2f_nnunet.errors import Locked, PlanError
 from c2f_nnunet.io import records
 from c2f_nnunet.planning.plan import read_plan
 from c2f_nnunet.running import planning
+from c2f_nnunet.training import checkpoint
 from c2f_nnunet.workspace import ModelFolder, lock
+from tests.faults.inputs import state
 
 
 def found(tiny) -> Fingerprint:
@@ -30,13 +32,25 @@ def test_splits_are_made_where_the_user_has_none(tiny_planned, tmp_path):
     assert len(folds) == 5 and sorted(c for f in folds for c in f["val"]) == [f"t{i}" for i in range(7)]
 
 
-def test_a_training_in_its_first_epoch_keeps_its_plan(tiny_planned, tmp_path):
+@pytest.mark.parametrize("trained", [False, True])  # in its first epoch, and after a checkpoint
+def test_nothing_is_written_beside_a_running_training(tiny_planned, tmp_path, trained):
     tiny = tiny_planned.copy(tmp_path / "w")
-    before = tiny.folder.plan.read_bytes()
-    held = lock(tiny.folder.run("2d_top", 0).root, "training of 2d_top fold 0")
-    with held, pytest.raises(Locked, match="2d_top fold 0 is already running"):
+    run = tiny.folder.run("2d_top", 0)
+    if trained:
+        checkpoint.save(run.checkpoint("latest"), {}, {})
+    before = state(tiny.folder.root)
+    with lock(run.root, "training of 2d_top fold 0"):
+        with pytest.raises(Locked, match="2d_top/fold_0: training of 2d_top fold 0 is already running on"):
+            planning.write(tiny.folder, tiny.model.plan, found(tiny), tiny.dataset, tmp_path)
+    assert state(tiny.folder.root) == before
+
+
+def test_nothing_is_written_while_an_import_places_a_model(tiny_planned, tmp_path):
+    tiny = tiny_planned.copy(tmp_path / "w")
+    before = state(tiny.folder.root)
+    with lock(tiny.folder.root.parent, "import of tiny"), pytest.raises(Locked, match="import of tiny is already running on"):
         planning.write(tiny.folder, tiny.model.plan, found(tiny), tiny.dataset, tmp_path)
-    assert tiny.folder.plan.read_bytes() == before
+    assert state(tiny.folder.root) == before
 
 
 def test_a_users_folds_that_come_too_late_are_told(tiny_planned, tmp_path, caplog):

@@ -35,7 +35,7 @@ def trained() -> TrainState:
     """After two steps and one validation."""
     made = fresh()
     step(made), step(made)
-    made.progress = Progress(2, 1, 12.5, 0.5, 0.75)
+    made.progress = Progress(2, 1, 12.5, 0.5, best=0.75)
     made.rows = [{"epoch": 0, "step": 2, "train_loss": 0.25, "val_dsc": 0.75}]
     return made
 
@@ -66,7 +66,7 @@ def test_the_seed_decides_the_weights_and_the_average_starts_as_they_are():
     first, again, other = fresh(3), fresh(3), fresh(4)
     assert same(first.network, again.network) and not same(first.network, other.network)
     assert same(first.average, first.network)
-    assert first.progress == Progress(0, 0, 0.0, 0.0, -1.0, False) and first.rows == []
+    assert first.progress == Progress(0, 0, 0.0, 0.0, 0.0, -1.0, False) and first.rows == []
 
 
 def test_the_average_is_a_network_of_its_own():
@@ -89,25 +89,36 @@ def test_the_plan_chooses_the_optimiser(name, kind):
 # When a checkpoint is due
 
 
-@pytest.mark.parametrize("since_s, cost_s, due", [
-    (0.0, 0.0, False),  # just saved
-    (1.0, 0.0, True),  # costs nothing: after every epoch
-    (10.0, 0.19, True),  # 1.9 % of the time
-    (10.0, 0.21, False),
-    (299.0, 50.0, False),
-    (301.0, 50.0, True),  # five minutes are the most that may be lost
+@pytest.mark.parametrize("since_s, elapsed_s, saving_s, cost_s, due", [
+    (1.0, 1.0, 0.0, 0.0, True),  # the first one: its cost is not known yet
+    (10.0, 100.0, 1.0, 0.9, True),  # 1.9 % of the time, with the one that is to come
+    (10.0, 100.0, 1.0, 1.1, False),
+    (10.0, 100.0, 1.9, 0.2, False),  # whatever was written
+    (299.0, 1000.0, 30.0, 50.0, False),
+    (301.0, 1000.0, 30.0, 50.0, True),  # five minutes are the most that may be lost, at any cost
 ])  # fmt: skip
-def test_checkpoints_cost_two_percent_or_come_every_five_minutes(monkeypatch, since_s, cost_s, due):
+def test_what_is_written_takes_two_percent_or_checkpoints_come_every_five_minutes(monkeypatch, since_s, elapsed_s, saving_s, cost_s, due):
     monkeypatch.setattr(state, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    assert TrainState(None, None, None, saved_at=1000.0 - since_s, save_cost_s=cost_s).checkpoint_is_due() is due
+    progress = Progress(elapsed_s=elapsed_s, saving_s=saving_s)
+    assert TrainState(None, None, None, progress, saved_at=1000.0 - since_s, save_cost_s=cost_s).checkpoint_is_due() is due
 
 
-def test_what_a_checkpoint_cost_is_measured(monkeypatch, run):
+@pytest.mark.parametrize("ahead_s, due", [(99.0, False), (101.0, True)])
+def test_a_checkpoint_comes_before_five_minutes_would_pass_in_a_validation(monkeypatch, ahead_s, due):
+    monkeypatch.setattr(state, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    assert TrainState(None, None, None, Progress(elapsed_s=1.0, saving_s=1.0), saved_at=800.0).checkpoint_is_due(ahead_s) is due
+
+
+def test_what_is_written_is_measured(monkeypatch, run):
     made = fresh()
-    clock = iter((100.0, 103.0, 103.0))
+    clock = iter((100.0, 103.0, 103.0, 200.0, 201.0, 300.0, 300.5))
     monkeypatch.setattr(state, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     made.save(run)
-    assert (made.saved_at, made.save_cost_s) == (103.0, 3.0)
+    assert (made.saved_at, made.save_cost_s, made.progress.saving_s) == (103.0, 3.0, 3.0)
+    made.save_weights(run, "best")
+    with made.saving():
+        pass
+    assert (made.saved_at, made.save_cost_s, made.progress.saving_s) == (103.0, 3.0, 4.5)
 
 
 # To files and back
@@ -120,7 +131,7 @@ def test_a_resumed_training_has_everything_and_goes_on_alike(run):
 
     other = fresh(seed=9)
     resume(other, run)
-    assert other.progress == Progress(2, 1, 12.5, 0.5, 0.75)
+    assert other.progress == Progress(2, 1, 12.5, 0.5, best=0.75)
     assert other.rows == [{"epoch": 0, "step": 2, "train_loss": 0.25, "val_dsc": 0.75}]
     step(other)  # needs the network, the average, the optimiser's moments and the random numbers
     assert same(other.network, made.network) and same(other.average, made.average)

@@ -1,6 +1,7 @@
 """The training loop on the tiny data set: it learns, stops, goes on, ends in time, and says what is wrong."""
 import json
 import logging
+import math
 import time
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 from c2f_nnunet.data.store import Store
 from c2f_nnunet.errors import TrainingError
 from c2f_nnunet.io import records
-from c2f_nnunet.training import checkpoint
+from c2f_nnunet.training import checkpoint, state
 from c2f_nnunet.training.sampler import CachedVolumes, CropSource, SliceSource
 from c2f_nnunet.training.state import TrainState
 from c2f_nnunet.training.train import Hooks, Interrupted, Place, TrainSettings, train
@@ -72,6 +73,46 @@ def test_resuming_is_bit_identical(tiny_planned, tmp_path, member, stop_after):
         whole, parts = weights(tmp_path / "whole", which), weights(tmp_path / "parts", which)
         assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole), which
     assert [(r["epoch"], r["step"]) for r in rows_of(tmp_path / "parts")] == [(0, 4), (1, 8), (2, 12)]
+
+
+def test_a_kill_while_it_validates_costs_no_epoch(tiny_planned, tmp_path, monkeypatch):
+    """Each validation ends in one the first time; going on, the epoch is validated first."""
+    monkeypatch.setattr(state, "SAVING_SHARE", math.inf)
+    start(tiny_planned, tmp_path / "whole", validate=lambda network: {"Stem": 0.5})
+    validated = []
+
+    def killed_first(network) -> dict:
+        validated.append(rows_of(tmp_path / "parts")[-1]["step"])
+        if validated.count(validated[-1]) == 1:
+            raise KeyboardInterrupt
+        return {"Stem": 0.5}
+
+    for go_on in (False, True, True):
+        with pytest.raises(KeyboardInterrupt):
+            start(tiny_planned, tmp_path / "parts", validate=killed_first, resume=go_on)
+    start(tiny_planned, tmp_path / "parts", validate=killed_first, resume=True)
+    assert validated == [4, 4, 8, 8, 12, 12]
+    for which in ("final", "best"):
+        whole, parts = weights(tmp_path / "whole", which), weights(tmp_path / "parts", which)
+        assert all(torch.equal(whole[k], parts[k]) for k in whole), which
+    told = [[(r["epoch"], r["step"], r["train_loss"], r["lr"], r["val_dsc"]) for r in rows_of(tmp_path / run)] for run in ("whole", "parts")]
+    assert told[0] == told[1]
+
+
+def test_what_was_written_stands_in_the_log_and_holds_checkpoints_back(tiny_planned, tmp_path, monkeypatch):
+    """Each file costs 0.2 s here, ten times as much as an epoch: after the first checkpoint only the last one is written."""
+    save, saved = checkpoint.save, []
+
+    def slow(path, tensors, state) -> None:
+        time.sleep(0.2)
+        saved.append((path.name.removeprefix("checkpoint_"), state["progress"]["step"]))
+        save(path, tensors, state)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    start(tiny_planned, tmp_path, validate=lambda network: {"Stem": 0.5 if len(saved) < 2 else 0.1})
+    assert saved == [("latest", 4), ("best", 4), ("latest", 12), ("final", 12)]
+    spent = [row["saving_s"] for row in rows_of(tmp_path)]
+    assert spent[0] == 0.0 and 0.4 < spent[1] < 1.0 and 0.0 < spent[2] < 0.1
 
 
 def test_a_finished_training_is_not_trained_further(tiny_planned, tmp_path):
