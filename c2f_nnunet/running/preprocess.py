@@ -20,7 +20,7 @@ from ..preparing.prepare import jitter_voxels, prepare_labels, prepare_volume, t
 from ..workspace import StoreFolder
 
 log = logging.getLogger(__name__)
-CODE_VERSION = 3  # raise it when preprocessing changes what it stores: every case is then redone
+CODE_VERSION = 4  # raise it when preprocessing changes what it stores: every case is then redone
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _volumes(case: str, member: MemberPlan, marker: _Marker) -> tuple[str, ...]:
 
 
 def _record(volume_id: str, case: Case, geometry, anchor, mirrored, known, boxes, source: str, plan_hash: str) -> StoredRecord:
-    return StoredRecord(volume_id, case.id, geometry, anchor, mirrored, tuple(known), boxes, source, plan_hash, "", "")
+    return StoredRecord(volume_id, case.id, geometry, anchor, mirrored, tuple(known), boxes, source, plan_hash)
 
 
 def _make_volume(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str, image, channels, known) -> None:
