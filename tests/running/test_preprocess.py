@@ -130,6 +130,14 @@ def test_a_killed_run_goes_on(tiny, monkeypatch):
     assert stored(tiny) == wanted and not list(tiny.store.root.glob("*/.tmp*"))
 
 
+def test_a_damaged_marker_is_made_again(tiny):
+    (tiny.store.volumes("coarse") / "t2.done").write_bytes(b"\xff\xfe")
+    (tiny.store.volumes("3d_Stem") / "t2.done").write_bytes(b"")
+    with pytest.raises(DatasetError, match="3d_Stem: not preprocessed by this plan: t2; run it again"):
+        require_prepared(tiny.store, tiny.model.plan.member("3d_Stem"), tiny.model.plan, ("t1", "t2"), "it again")
+    assert made(tiny) == {"t2": 2}
+
+
 def test_a_lost_file_is_made_again(tiny):
     (tiny.store.volumes("coarse") / "t3_labels.b2nd").unlink()
     assert made(tiny) == {"t3": 1}
