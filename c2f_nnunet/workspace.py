@@ -182,6 +182,13 @@ def require_writable(folder: Path) -> None:
         raise WorkspaceError(f"{folder}: cannot be written ({e.strerror}); choose another folder or change its permissions") from e
 
 
+def require_place(folder: Path) -> None:
+    """Prove that a folder can be written, or where it is not there yet, made; nothing is made. WorkspaceError otherwise."""
+    while not folder.exists():
+        folder = folder.parent
+    require_writable(folder)
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process of this machine is there."""
     try:

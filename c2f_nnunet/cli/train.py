@@ -67,6 +67,7 @@ def body(args: argparse.Namespace) -> int:
     todo = [t for t in todo if not (t.member and is_group and graph.is_finished(folder.run(t.member.name, t.fold)))]
     if not any(t.member for t in todo):
         print(f"{args.config} {args.fold}: every training is finished already")
+    graph.require_places(folder, todo)
     if (raw := workspace.raw / model.plan.dataset).is_dir():
         cases = {case for fold in folds for case in splits[fold].train + splits[fold].val}
         require_same_source(read_dataset(raw), store, tuple(t.member for t in todo if t.member), cases)

@@ -1,6 +1,7 @@
 """Preprocessing a data set by a plan: every case's coarse volume and organ crops, redone only where something changed."""
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -176,7 +177,7 @@ def _remove_foreign(dataset: Dataset, plan: Plan, store: StoreFolder, members: t
         for path in volumes.folder.glob("*.done") if volumes.folder.is_dir() else []:
             if path.stem not in cases:
                 log.info("%s: removing the stored volumes of %s, which is not in the data set any more", volumes.folder, path.stem)
-                for record in volumes.folder.glob(f"{path.stem}*.json"):
+                for record in volumes.folder.glob(f"{glob.escape(path.stem)}*.json"):
                     if record.stem == path.stem or record.stem.startswith(f"{path.stem}__"):
                         volumes.remove(record.stem)
                 path.unlink()
