@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 def body(args: argparse.Namespace) -> int:
     from ..data.dataset import read_dataset
+    from ..io import durable
     from ..network.precision import default_device, find_device
     from ..running import graph
     from ..running.members import TrainOptions
@@ -68,6 +69,7 @@ def body(args: argparse.Namespace) -> int:
     if not any(t.member for t in todo):
         print(f"{args.config} {args.fold}: every training is finished already")
     graph.require_places(folder, todo)
+    durable.remove_leftovers(folder.root)
     if (raw := workspace.raw / model.plan.dataset).is_dir():
         cases = {case for fold in folds for case in splits[fold].train + splits[fold].val}
         require_same_source(read_dataset(raw), store, tuple(t.member for t in todo if t.member), cases)
