@@ -42,8 +42,8 @@ def preprocess(
     for name in folders:
         durable.remove_leftovers(store.volumes(name))
     _remove_foreign(dataset, plan, store, members)
-    done = []
-    for result in each(partial(preprocess_case, plan=plan, store=store, members=members), dataset.training, processes, lambda c: c.id):
+    done, work = [], partial(preprocess_case, plan=plan, store=store, members=members)
+    for result in each(work, dataset.training, processes, lambda case: f"{case.id} ({case.image})"):
         done.append(result)
         on_case(result)
     return done

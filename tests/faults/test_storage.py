@@ -1,14 +1,18 @@
 """FAULTS.md, rows 9 to 13: full disks while predicting and preprocessing, preprocessing that is killed, stored volumes that are damaged."""
 import hashlib
-import time
+from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import Command, largest_file, run, survivors
+from tests.faults.processes import Command, largest_file, run, survivors, took
 
 
-def preprocess(tiny, *before) -> tuple[int, str]:
-    return run(tiny.root / "printed", "plan_and_preprocess", tiny.args("-d", 901, "-pl", tiny.plan_file, "-np", 1), *before)
+def preprocess(tiny, *before, processes=1) -> tuple[int, str]:
+    return run(tiny.root / "printed", "plan_and_preprocess", planning(tiny, processes), *before)
+
+
+def planning(tiny, processes: int) -> list[str]:
+    return tiny.args("-d", 901, "-pl", tiny.plan_file, "-np", processes)
 
 
 def train(tiny, member="3d_Stem") -> tuple[int, str]:
@@ -33,10 +37,11 @@ def test_row_09_disk_full_at_a_label_map(tiny_trained, tmp_path):
     assert "Traceback" not in printed and list(out.iterdir()) == []
 
 
-def test_row_10_disk_full_at_preprocessing(tiny_raw, tiny_planned, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_row_10_disk_full_at_preprocessing(tiny_raw, tiny_planned, tmp_path, processes):
     tiny = tiny_raw.copy(tmp_path / "w")
     sizes = sorted(p.stat().st_size for p in tiny_planned.store.root.rglob("*.b2nd"))
-    code, printed = preprocess(tiny, largest_file(sizes[-1] - 1))
+    code, printed = preprocess(tiny, largest_file(sizes[-1] - 1), processes=processes)
     assert code == 1 and ".b2nd: could not be written (" in printed and "; free some space or choose another folder" in printed
     assert "Traceback" not in printed and not list(tiny.root.rglob(".tmp*"))
     code, printed = preprocess(tiny)
@@ -44,20 +49,33 @@ def test_row_10_disk_full_at_preprocessing(tiny_raw, tiny_planned, tmp_path):
     assert stored(tiny) == stored(tiny_planned)
 
 
-def test_row_11_killed_while_preprocessing(tiny_raw, tiny_planned, tmp_path, kills, record_property):
-    """Killed at random moments and started again, until it is done; the store is that of an undisturbed run."""
-    timed = tiny_raw.copy(tmp_path / "timed")
-    began = time.monotonic()
-    assert preprocess(timed)[0] == 0
-    took_s = time.monotonic() - began
+@pytest.mark.parametrize("processes, share", [(1, 1.0), (2, 0.2)])  # starting worker processes takes seconds each time
+def test_row_11_killed_while_preprocessing(tiny_raw, tiny_planned, tmp_path, kills, record_property, processes, share):
+    """Killed at random moments and started again, until it is done; the store is that of an undisturbed run.
+
+    What was done when it was killed is not done again: no marker is written a second time.
+    """
+    written: dict[Path, int] = {}
 
     def start(tiny) -> Command:
-        return Command(tiny.root / "printed", "plan_and_preprocess", tiny.args("-d", 901, "-pl", tiny.plan_file, "-np", 1))
+        return Command(tiny.root / "printed", "plan_and_preprocess", planning(tiny, processes))
 
+    def begun(command) -> bool:
+        return any(path.stat().st_ctime > command.began for path in command.output.parent.rglob("t*.done"))
+
+    def compare(tiny) -> None:
+        for path in tiny.store.root.rglob("t*.done"):
+            assert written.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns, path
+
+    kills = max(1, round(share * kills))
+    took_s = took(start(tiny_raw.copy(tmp_path / "timed")), begun)
     record_property("kills", kills)
-    for runs, tiny in enumerate(survivors(start, lambda attempt: tiny_raw.copy(tmp_path / str(attempt)), took_s, kills, seed=11), 1):
+    places = survivors(start, lambda attempt: tiny_raw.copy(tmp_path / str(attempt)), took_s, kills, 11, begun, compare)
+    for runs, tiny in enumerate(places, 1):
         record_property("runs", runs)
+        compare(tiny)
         assert stored(tiny) == stored(tiny_planned)
+    assert written
 
 
 FILES = ["t1__Stem_image.b2nd", "t1__Stem_labels.b2nd", "t1__Stem.json"]
