@@ -9,10 +9,12 @@ import socket
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Callable, Sequence
 
 from .errors import Locked, WorkspaceError
 
+TEMPORARY_MARK = ".tmp-c2f-"  # how the name of whatever is not finished begins
 FOLDS = 5
 VIEWS = ("2d_top", "2d_front", "2d_side")
 _DATASET_FOLDER = re.compile(r"^Dataset(\d{3})_(.+)$")
@@ -175,11 +177,17 @@ def require_writable(folder: Path) -> None:
     """Make the folder and prove that a file can be made in it; WorkspaceError otherwise."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write_probe_{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(prefix=TEMPORARY_MARK, dir=folder):  # without a name where the system allows: no kill leaves it behind
+            pass
     except OSError as e:
         raise WorkspaceError(f"{folder}: cannot be written ({e.strerror}); choose another folder or change its permissions") from e
+
+
+def require_place(folder: Path) -> None:
+    """Prove that a folder can be written, or where it is not there yet, made; nothing is made. WorkspaceError otherwise."""
+    while not folder.exists():
+        folder = folder.parent
+    require_writable(folder)
 
 
 def is_alive(pid: int) -> bool:

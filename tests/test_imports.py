@@ -158,6 +158,13 @@ def test_every_module_has_its_own_test_file():
     assert modules and not missing
 
 
+def test_tests_that_are_named_elsewhere_are_there():
+    named = {cited for path in (ROOT / "tests").rglob("*.py")
+             for cited in re.findall(r"\b(tests/[\w/]+\.py)(?:::(\w+))?", path.read_text(encoding="utf-8"))}
+    missing = [(file, test) for file, test in named if f"def {test}" not in (ROOT / file).read_text(encoding="utf-8")]
+    assert named and not missing
+
+
 COMMANDS = re.findall(r'^c2f_\w+ = "c2f_nnunet\.cli\.(\w+):main"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
 
 

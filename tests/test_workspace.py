@@ -5,12 +5,13 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from c2f_nnunet.errors import WorkspaceError
-from c2f_nnunet.workspace import Workspace, lock, lock_in_turn, require_writable
+from c2f_nnunet.workspace import TEMPORARY_MARK, Workspace, lock, lock_in_turn, require_place, require_writable
 
 VARIABLES = ("C2F_RAW", "C2F_PREPROCESSED", "C2F_RESULTS", "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -127,6 +128,26 @@ def test_an_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WorkspaceError, match=r"file/below: cannot be written \(Not a directory\); choose another folder"):
         require_writable(tmp_path / "file" / "below")
+
+
+def test_a_kill_leaves_no_probe(tmp_path, monkeypatch):
+    """Or, where the system cannot make a file without a name, one that the next command knows as left over."""
+    def killed(*args, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.unlink", killed)
+    with suppress(KeyboardInterrupt):
+        require_writable(tmp_path)
+    assert all(path.name.startswith(TEMPORARY_MARK) for path in tmp_path.iterdir())
+
+
+def test_a_place_for_a_folder_is_proved_without_making_it(tmp_path):
+    require_place(tmp_path / "a" / "b")
+    require_place(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WorkspaceError, match=r"file: cannot be written \(File exists\); choose another folder"):
+        require_place(tmp_path / "file" / "below")
 
 
 def test_a_second_holder_is_told_who_holds_it(tmp_path):

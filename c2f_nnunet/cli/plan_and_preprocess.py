@@ -31,31 +31,29 @@ def body(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..data.dataset import read_dataset
-    from ..planning.planner import derivation
+    from ..planning.planner import derivation, plan_name
     from ..running import planning
     from ..running.graph import members_of
     from ..running.preprocess import preprocess
-    from ..workspace import ModelFolder, Workspace, lock, require_idle, require_writable, store_folder
+    from ..workspace import ModelFolder, Workspace, lock, require_idle, store_folder
 
     workspace = Workspace.find(args.workspace)
     name = workspace.dataset_name(args.dataset)
-    planning.require_plan(args.plan or "auto")
+    planned = plan_name(args.plan or "auto")
+    folder, store = ModelFolder(workspace.results / name / planned), store_folder(workspace, name, planned)
     dataset = read_dataset(workspace.raw / name)
-    for folder in (workspace.preprocessed, workspace.results):
-        require_writable(folder)
+    planning.require_places(folder, store)
     with lock(workspace.preprocessed / name, f"planning and preprocessing of {name}"):
         with tqdm(total=len(dataset.training), desc="verifying", unit="case", disable=None) as bar:
             fingerprint = planning.fingerprint(dataset, args.processes, lambda case: bar.update())
         plan = planning.choose(args.plan or "auto", dataset, fingerprint, args.gpu_memory_target, args.overwrite_target_spacing)
         members = tuple({m.name: m for c in args.configs or ["all"] for m in members_of(plan, c)}.values())
         print("\n".join(derivation(plan)))
-        folder = ModelFolder(workspace.results / name / plan.name)
         planning.write(folder, plan, fingerprint, dataset, workspace.preprocessed / name)
         print(f"written: {folder.plan}")
         if args.no_pp:
             return
         require_idle(folder.root)  # a training may have begun since, and would read what is removed or made anew
-        store = store_folder(workspace, name, plan.name)
         if args.clean:
             planning.clean(store)
         with tqdm(total=len(dataset.training), desc="preprocessing", unit="case", disable=None) as bar:

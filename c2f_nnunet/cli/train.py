@@ -121,6 +121,7 @@ def _asked_for(args: argparse.Namespace) -> Asked:
 def _left_to_do(args: argparse.Namespace, asked: Asked) -> list[Task]:
     """What of a group is not finished yet; DatasetError where the sources are others than those preprocessed."""
     from ..data.dataset import read_dataset
+    from ..io import durable
     from ..running import graph
     from ..running.preprocess import require_same_source
 
@@ -130,6 +131,8 @@ def _left_to_do(args: argparse.Namespace, asked: Asked) -> list[Task]:
     left = [t for t in todo if not (t.member and asked.is_group and graph.is_finished(folder.run(t.member.name, t.fold)))]
     if not any(t.member for t in left):
         print(f"{args.config} {args.fold}: every training is finished already")
+    graph.require_places(folder, left)
+    durable.remove_leftovers(folder.root)
     if (raw := asked.workspace.raw / asked.model.plan.dataset).is_dir():
         cases = {case for fold in {t.fold for t in todo if t.member} for case in splits[fold].train + splits[fold].val}
         require_same_source(read_dataset(raw), asked.store, tuple(t.member for t in left if t.member), cases)

@@ -5,14 +5,15 @@ quicker than float16 (measured when blosc2 was chosen; see CONTRIBUTING.md). Nor
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import blosc2
 import numpy as np
 
-from ..errors import C2FError, DatasetError
+from ..errors import DatasetError, RecordError
 from ..geometry import Box, Geometry
 from ..io import durable, records
 from ..io.records import record
@@ -23,7 +24,8 @@ class StoredRecord:
     """What is known of one stored volume. anchor_index: the body's anchor in its index frame (z, y, x).
 
     known: organs delineated in it; boxes: organ → its box here, where it has voxels. source: SHA-256 of the image and
-    label files; plan: hash of the part of the plan that it was made by; checksums: of the stored arrays' bytes.
+    label files; plan: hash of the part of the plan that it was made by; checksums: of the stored arrays' bytes, and of
+    all that this record says beside its own.
     """
 
     id: str
@@ -35,8 +37,26 @@ class StoredRecord:
     boxes: dict[str, Box]
     source: str
     plan: str
-    image_sha256: str
-    labels_sha256: str
+    image_sha256: str = ""
+    labels_sha256: str = ""
+    record_sha256: str = ""
+
+
+def _own_sha256(values: dict) -> str:
+    """The checksum of a record's plain values, those that its file holds: a number keeps the form in which it is written."""
+    return hashlib.sha256(records.to_text({**values, "record_sha256": ""}).encode()).hexdigest()
+
+
+def read_record(path: Path) -> StoredRecord:
+    """A stored volume's record; DatasetError where it is missing or damaged."""
+    try:
+        values = records.read_json(path)
+        found = records.from_json(StoredRecord, values, path)
+    except RecordError as e:
+        raise DatasetError(f"{path}: stored volume is damaged (its record cannot be read); run c2f_plan_and_preprocess again") from e
+    if found.record_sha256 != _own_sha256(values):
+        raise DatasetError(f"{path}: stored volume is damaged (its record's checksum differs); run c2f_plan_and_preprocess again")
+    return found
 
 
 @dataclass(frozen=True)
@@ -80,8 +100,8 @@ class Store:
     folder: Path
 
     def read(self) -> tuple[StoredVolume, ...]:
-        """Every volume whose record is complete, by id."""
-        return tuple(StoredVolume(self.folder, records.read(StoredRecord, f)) for f in sorted(self.folder.glob("*.json")))
+        """Every volume that has a record, by id; DatasetError where one is damaged."""
+        return tuple(StoredVolume(self.folder, read_record(f)) for f in sorted(self.folder.glob("*.json")))
 
     def of_cases(self, cases) -> tuple[StoredVolume, ...]:
         """The volumes of these cases; a fine member has none of a case in which its organs are unknown."""
@@ -93,8 +113,8 @@ class Store:
         (self.folder / f"{item.id}.json").unlink(missing_ok=True)  # an older one must not vouch for the new arrays
         arrays = {"image": image, "labels": labels}
         checksums = {kind: self._write_array(f"{item.id}_{kind}.b2nd", array) for kind, array in arrays.items()}
-        done = StoredRecord(**{**vars(item), "image_sha256": checksums["image"], "labels_sha256": checksums["labels"]})
-        records.write(self.folder / f"{item.id}.json", done)
+        values = records.plain(replace(item, image_sha256=checksums["image"], labels_sha256=checksums["labels"]))
+        records.write(self.folder / f"{item.id}.json", {**values, "record_sha256": _own_sha256(values)})
 
     def _write_array(self, name: str, array: np.ndarray) -> str:
         path = self.folder / name
@@ -124,8 +144,8 @@ class Store:
     def is_sound(self, volume_id: str) -> bool:
         """Whether a volume is there and its files have their checksums."""
         try:
-            StoredVolume(self.folder, records.read(StoredRecord, self.folder / f"{volume_id}.json")).verify()
-        except C2FError:
+            StoredVolume(self.folder, read_record(self.folder / f"{volume_id}.json")).verify()
+        except DatasetError:
             return False
         return True
 

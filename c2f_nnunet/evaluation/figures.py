@@ -266,7 +266,7 @@ def progress_figure(rows: Sequence[Mapping], path: Path) -> None:
     for ax in (loss, dice, rate):
         ax.grid(**GRID)
         _bare(ax)
-    durable.write_with(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    durable.write_bytes(Path(path), png(figure, dpi=110))
 
 
 def training_curves(curves: Mapping[str, Sequence[Mapping]]) -> Figure:

@@ -89,6 +89,16 @@ def check_raw_nifti(path: Path, raw: nib.Nifti1Header, available: int) -> None:
         raise ImageError(f"{path}: its spacing {' × '.join(f'{s:g}' for s in spacing)} mm is not positive; mend the header")
 
 
+def check_nothing_follows(path: Path, end: int, held: int) -> None:
+    """ImageError where a NIfTI file, of `held` bytes, goes on after its last voxel, which ends at byte `end`.
+
+    The format has nothing to put there (extensions stand before the voxels): the header asks for too few, and all of them are misplaced.
+    """
+    if held > end:
+        raise ImageError(f"{path}: its header asks for {end} bytes but it holds {held}, so its shape or its voxels' type is wrong; "
+                         "copy or export it again")
+
+
 def check_forms(path: Path, header: nib.Nifti1Header, geometry: Geometry) -> None:
     """ImageError where the places of the voxels are unknown or told in two ways: sform, qform and pixdim must agree."""
     forms = [form for form, code in (header.get_sform(coded=True), header.get_qform(coded=True)) if code > 0]

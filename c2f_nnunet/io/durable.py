@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Callable
 
 from ..errors import WorkspaceError
-from ..workspace import is_alive
+from ..workspace import TEMPORARY_MARK, is_alive
 
-TEMPORARY_MARK = ".tmp-c2f-"
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 ABANDONED_S = 24 * 3600.0  # another machine's processes cannot be asked for: what they have not touched for a day is left over
 

@@ -23,7 +23,9 @@ from nibabel.volumeutils import apply_read_scaling
 from ..errors import ImageError, WorkspaceError
 from ..geometry import Geometry, Reorientation, canonical_geometry, from_canonical, reorientation, to_canonical
 from . import durable
-from .checks import check_complete, check_forms, check_geometry, check_raw_nifti, ct_values, label_values, mha_data, nrrd_data
+from .checks import (
+    check_complete, check_forms, check_geometry, check_nothing_follows, check_raw_nifti, ct_values, label_values, mha_data, nrrd_data,
+)  # fmt: skip
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -166,10 +168,12 @@ def _load_nifti(path: Path, ending: str):
     """(values (k, j, i), geometry, header, affine) of a NIfTI-1 or -2 file, read to its last byte."""
     with _opened_nifti(path, ending) as (f, image, geometry):
         values = image.dataobj.get_unscaled()
+        end = image.dataobj.offset + values.nbytes
         if _is_scaled(image):
             values = _scaled(values, image.dataobj)
         while f.read(1 << 20):  # gzip compares checksum and length only at the very end
             pass
+        check_nothing_follows(path, end, f.tell())
     return values.reshape(values.shape[:3], order="F").T, geometry, image.header, image.affine
 
 

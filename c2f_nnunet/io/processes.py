@@ -1,8 +1,11 @@
 """The same work on many cases, in worker processes, in the cases' order."""
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +17,7 @@ from ..errors import C2FError
 
 log = logging.getLogger(__name__)
 Item, Result = TypeVar("Item"), TypeVar("Result")
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], processes: int, name: Callable[[Item], str] = str) -> Iterator[Result]:
@@ -58,6 +62,8 @@ def end_with_parent(parent: int) -> None:
 
     Otherwise a worker would wait for ever for its next item, or to hand over what it made.
     """
+    if sys.platform == "linux":  # at once, also inside a library's long call: the same command, started again, must not meet it at work
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_outlive_not, args=(parent,), daemon=True).start()
 
 

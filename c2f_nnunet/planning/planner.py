@@ -56,6 +56,17 @@ def choose_plan(wanted: str, fingerprint: Fingerprint, budget: Budget, spacing_m
     return replace(plan, **here)
 
 
+def plan_name(wanted: str) -> str:
+    """The name of the plan that -pl means, known before the data set is measured for minutes; PlanError where it means none."""
+    if wanted == "auto":
+        return wanted
+    path = _plan_file(wanted)
+    value = records.read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise PlanError(f"{path}: not a plan: it has no 'name'; see plans/paper_han.json")
+    return value["name"]
+
+
 def _plan_file(wanted: str) -> Path:
     """The file of -pl: a reference plan installed as c2f_nnunet.plans (or in a bare checkout beside the package), or a path."""
     if wanted in REFERENCE_PLANS:

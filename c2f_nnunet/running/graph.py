@@ -11,7 +11,7 @@ from ..io import records
 from ..planning.plan import MemberPlan, Plan
 from ..training import checkpoint
 from ..training.train import TrainSettings
-from ..workspace import ModelFolder, require_unlocked
+from ..workspace import ModelFolder, require_place, require_unlocked
 from .members import Job, TrainOptions, is_finished, settings_for
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,13 @@ def require_begun(folder: ModelFolder, todo: list[Task]) -> None:
     if not any(is_finished(run) or checkpoint.exists(run.checkpoint("latest")) for run in runs):
         named = ", ".join(dict.fromkeys(f"{run.root.parent.name}/{run.root.name}" for run in runs))
         raise TrainingError(f"{folder.root}: no checkpoint to continue from in {named}; leave --c out to start these trainings")
+
+
+def require_places(folder: ModelFolder, todo: list[Task]) -> None:
+    """WorkspaceError where what comes of these trainings and the fits after them could not be written, of the last ones too."""
+    runs = [folder.run(t.member.name, t.fold).root for t in todo if t.member]
+    for place in [folder.root, *runs] if runs else []:
+        require_place(place)
 
 
 class TimeBudget:

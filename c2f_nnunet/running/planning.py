@@ -15,8 +15,8 @@ from ..errors import DatasetError, PlanError
 from ..io import durable, records
 from ..planning.budget import Budget
 from ..planning.plan import Plan, read_plan
-from ..planning.planner import REFERENCE_PLANS, choose_plan
-from ..workspace import ModelFolder, StoreFolder, lock, machine_memory_gb, require_idle
+from ..planning.planner import choose_plan
+from ..workspace import ModelFolder, StoreFolder, lock, machine_memory_gb, require_idle, require_place
 
 log = logging.getLogger(__name__)
 GPU_TARGET_GB = 8.0  # nnU-Net's default
@@ -39,10 +39,10 @@ def budget(target_gb: float | None) -> Budget:
     return Budget(round(min(GPU_TARGET_GB, CPU_SHARE * memory), 2), False, why)
 
 
-def require_plan(wanted: str) -> None:
-    """PlanError where -pl names neither a known plan nor a file: said before the data set is measured for minutes."""
-    if wanted not in REFERENCE_PLANS and not Path(wanted).is_file():
-        raise PlanError(f"-pl {wanted}: neither a known plan ({', '.join(REFERENCE_PLANS)}) nor a file; check the name")
+def require_places(folder: ModelFolder, store: StoreFolder) -> None:
+    """WorkspaceError where the plan or its volumes could not be written: said before the data set is measured for minutes."""
+    for place in (folder.root, store.root, *filter(Path.is_dir, store.root.glob("*"))):
+        require_place(place)
 
 
 def choose(wanted: str, dataset: Dataset, found: Fingerprint, target_gb: float | None, spacing_mm) -> Plan:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import logging
 import time
+import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -212,13 +214,30 @@ def _write_probabilities(target: Path, organs: tuple[str, ...], maps: list[Organ
                 logits[(organs.index(m.organ), *m.box.slices[1:])] = m.coarse[z - m.box.start[0]]
         p = probabilities(logits)
         whole[0, z], whole[1:, z] = 1 - p.sum(0), p
-    path = _extra_path(target, "probabilities")
+    path, turned = _extra_path(target, "probabilities"), from_canonical(whole, image.source.turn)
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as f:
-            np.savez_compressed(f, probabilities=from_canonical(whole, image.source.turn))
+            np.savez_compressed(f, probabilities=turned)
 
-    durable.write_with(path, write)
+    def check(temporary: Path) -> None:
+        try:
+            same = _holds(temporary, turned)
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+            raise WorkspaceError(f"{path}: cannot be read back after writing; the disk may be full or failing") from e
+        if not same:
+            raise WorkspaceError(f"{path}: reads back differently from what was written; the disk may be full or failing")
+
+    durable.write_with(path, write, check)
+
+
+def _holds(npz: Path, array: np.ndarray) -> bool:
+    """Whether an .npz file's probabilities are this array (C order), compared slice by slice: memory does not hold a second one."""
+    with zipfile.ZipFile(npz) as archive, archive.open("probabilities.npy") as f:
+        np.lib.format.read_magic(f)
+        told = np.lib.format.read_array_header_1_0(f)
+        same = told == (array.shape, False, array.dtype)
+        return same and all(f.read(part.nbytes) == part.tobytes() for organ in array for part in organ) and not f.read(1)
 
 
 def _reference(case: Case, image: Image, options: PredictOptions) -> SeriesReference | None:

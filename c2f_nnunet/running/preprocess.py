@@ -1,6 +1,7 @@
 """Preprocessing a data set by a plan: every case's coarse volume and organ crops, redone only where something changed."""
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ..preparing.prepare import jitter_voxels, prepare_labels, prepare_volume, t
 from ..workspace import StoreFolder
 
 log = logging.getLogger(__name__)
-CODE_VERSION = 3  # raise it when preprocessing changes what it stores: every case is then redone
+CODE_VERSION = 4  # raise it when preprocessing changes what it stores: every case is then redone
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ def preprocess(
     for name in folders:
         durable.remove_leftovers(store.volumes(name))
     _remove_foreign(dataset, plan, store, members)
-    done = []
-    for result in each(partial(preprocess_case, plan=plan, store=store, members=members), dataset.training, processes, lambda c: c.id):
+    done, work = [], partial(preprocess_case, plan=plan, store=store, members=members)
+    for result in each(work, dataset.training, processes, lambda case: f"{case.id} ({case.image})"):
         done.append(result)
         on_case(result)
     return done
@@ -55,10 +56,24 @@ def plan_part(plan: Plan, member: MemberPlan) -> str:
     return hashlib.sha256(records.to_text(part).encode()).hexdigest()
 
 
-def source_hash(case: Case) -> str:
-    """Hash of a case's files and of which organs are annotated in it."""
+@dataclass(frozen=True)
+class _Source:
+    """What a case was made of: the hash of its files and of which organs are annotated, and the state in which they were hashed."""
+
+    sha256: str
+    state: str
+
+
+def _source(case: Case) -> _Source:
+    state = _state(case)  # first: whatever changes while the files are hashed, read and stored makes another state
     parts = [durable.sha256(case.image), durable.sha256(case.label), *(case.annotated or ("all",))]
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+    return _Source(hashlib.sha256("|".join(parts).encode()).hexdigest(), state)
+
+
+def _state(case: Case) -> str:
+    """Size and times of a case's files, and which organs are annotated: where these are the same, so is the hash."""
+    stats = [path.stat() for path in (case.image, case.label)]
+    return "|".join([f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}" for s in stats] + list(case.annotated or ("all",)))
 
 
 def crop_id(case: str, organ: str) -> str:
@@ -68,7 +83,7 @@ def crop_id(case: str, organ: str) -> str:
 
 def preprocess_case(case: Case, plan: Plan, store: StoreFolder, members: tuple[MemberPlan, ...]) -> Done:
     """One case: nothing is read but the files' hashes where everything stands already."""
-    source = source_hash(case)
+    source = _source(case)
     wanted = {m.volumes: m for m in members}  # the three views share one volume
     missing = {name: m for name, m in wanted.items() if not _stands(Store(store.volumes(name)), case, m, plan, source)}
     if not missing:
@@ -85,27 +100,34 @@ def preprocess_case(case: Case, plan: Plan, store: StoreFolder, members: tuple[M
     return Done(case.id, len(missing), len(wanted) - len(missing))
 
 
-def _stands(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str) -> bool:
+def _stands(store: Store, case: Case, member: MemberPlan, plan: Plan, source: _Source) -> bool:
     marker = _read_marker(store, case.id)
-    return marker.made_by == f"{source} {plan_part(plan, member)}" and all(map(store.is_sound, _volumes(case.id, member, marker)))
+    made_by = (source.sha256, plan_part(plan, member))
+    return (marker.source, marker.plan) == made_by and all(map(store.is_sound, _volumes(case.id, member, marker)))
 
 
 @dataclass(frozen=True)
 class _Marker:
-    """CASE.done: the hashes that a case's volumes were made by on the first line, then one volume's id a line."""
+    """CASE.done: the hashes that a case's volumes were made by, the state of its files then, and one volume's id a line."""
 
-    made_by: str
+    source: str
+    plan: str
+    state: str
     volumes: tuple[str, ...]
 
 
 def _read_marker(store: Store, case: str) -> _Marker:
+    """A case's marker; one that fits nothing where there is none, or a damaged one."""
     path = store.folder / f"{case}.done"
-    made_by, *volumes = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
-    return _Marker(made_by, tuple(volumes))
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    made_by, state, *volumes = lines if len(lines) > 1 else ("", "")
+    source, _, plan = made_by.partition(" ")
+    return _Marker(source, plan, state, tuple(volumes))
 
 
-def _mark(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str, volumes: list[str]) -> None:
-    durable.write_text(store.folder / f"{case.id}.done", "\n".join([f"{source} {plan_part(plan, member)}", *volumes]))
+def _mark(store: Store, case: Case, member: MemberPlan, plan: Plan, source: _Source, volumes: list[str]) -> None:
+    lines = [f"{source.sha256} {plan_part(plan, member)}", source.state, *volumes]
+    durable.write_text(store.folder / f"{case.id}.done", "\n".join(lines))
 
 
 def _volumes(case: str, member: MemberPlan, marker: _Marker) -> tuple[str, ...]:
@@ -114,19 +136,19 @@ def _volumes(case: str, member: MemberPlan, marker: _Marker) -> tuple[str, ...]:
 
 
 def _record(volume_id: str, case: Case, geometry, anchor, mirrored, known, boxes, source: str, plan_hash: str) -> StoredRecord:
-    return StoredRecord(volume_id, case.id, geometry, anchor, mirrored, tuple(known), boxes, source, plan_hash, "", "")
+    return StoredRecord(volume_id, case.id, geometry, anchor, mirrored, tuple(known), boxes, source, plan_hash)
 
 
-def _make_volume(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str, image, channels, known) -> None:
+def _make_volume(store: Store, case: Case, member: MemberPlan, plan: Plan, source: _Source, image, channels, known) -> None:
     prepared = prepare_volume(image.array, image.geometry, plan.coarse)
     labels = prepare_labels(channels, image.geometry, prepared.geometry)
     boxes = {organ: box for i, organ in enumerate(plan.labels.organs, 1) if (box := bounding_box(labels == i))}
-    record = _record(case.id, case, prepared.geometry, prepared.anchor_index, False, known, boxes, source, plan_part(plan, member))
+    record = _record(case.id, case, prepared.geometry, prepared.anchor_index, False, known, boxes, source.sha256, plan_part(plan, member))
     store.write(record, prepared.hu, labels)
     _mark(store, case, member, plan, source, [case.id])
 
 
-def _make_crops(store: Store, case: Case, member: MemberPlan, plan: Plan, source: str, image, channels, known) -> None:
+def _make_crops(store: Store, case: Case, member: MemberPlan, plan: Plan, source: _Source, image, channels, known) -> None:
     written = []
     for organ in member.organs:
         volume_id = crop_id(case.id, organ)
@@ -141,7 +163,7 @@ def _make_crops(store: Store, case: Case, member: MemberPlan, plan: Plan, source
         anchor = tuple((n - 1) / 2 for n in grid.shape)
         box = bounding_box(labels)
         boxes = {organ: box} if box else {}
-        record = _record(volume_id, case, grid, anchor, is_mirrored(organ, member), (organ,), boxes, source, plan_part(plan, member))
+        record = _record(volume_id, case, grid, anchor, is_mirrored(organ, member), (organ,), boxes, source.sha256, plan_part(plan, member))
         store.write(record, hu, labels)
         written.append(volume_id)
     _mark(store, case, member, plan, source, written)
@@ -155,7 +177,7 @@ def _remove_foreign(dataset: Dataset, plan: Plan, store: StoreFolder, members: t
         for path in volumes.folder.glob("*.done") if volumes.folder.is_dir() else []:
             if path.stem not in cases:
                 log.info("%s: removing the stored volumes of %s, which is not in the data set any more", volumes.folder, path.stem)
-                for record in volumes.folder.glob(f"{path.stem}*.json"):
+                for record in volumes.folder.glob(f"{glob.escape(path.stem)}*.json"):
                     if record.stem == path.stem or record.stem.startswith(f"{path.stem}__"):
                         volumes.remove(record.stem)
                 path.unlink()
@@ -165,23 +187,21 @@ def require_prepared(store: StoreFolder, member: MemberPlan, plan: Plan, cases: 
     """DatasetError listing the cases whose volumes were made by another plan, or of which a file is missing."""
     volumes, part = Store(store.volumes(member.volumes)), plan_part(plan, member)
     markers = {case: _read_marker(volumes, case) for case in cases}
-    if other := [case for case, m in markers.items() if m.made_by.split(" ")[-1] != part]:
+    if other := [case for case, m in markers.items() if m.plan != part]:
         raise DatasetError(f"{volumes.folder}: not preprocessed by this plan: {_listed(other)}; run {remedy}")
     if lacking := [case for case, m in markers.items() if not all(map(volumes.is_whole, _volumes(case, member, m)))]:
         raise DatasetError(f"{volumes.folder}: stored files are missing of {_listed(lacking)}; run {remedy}")
 
 
 def require_same_source(dataset: Dataset, store: StoreFolder, members: tuple[MemberPlan, ...], cases: set[str]) -> None:
-    """DatasetError listing the cases whose files are others than those preprocessed; only files changed since are hashed."""
-    changed = set()
+    """DatasetError listing the cases whose files are others than those preprocessed; only files in another state than then are hashed."""
+    changed, volumes = set(), [Store(store.volumes(name)) for name in sorted({m.volumes for m in members})]
     for case in (c for c in dataset.training if c.id in cases):
-        newest = max(p.stat().st_ctime for p in (case.image, case.label, dataset.root / "dataset.json"))
-        for name in sorted({m.volumes for m in members}):
-            volumes = Store(store.volumes(name))
-            marker = volumes.folder / f"{case.id}.done"
-            if marker.exists() and marker.stat().st_mtime <= newest:
-                if _read_marker(volumes, case.id).made_by.split(" ")[0] != source_hash(case):
-                    changed.add(case.id)
+        state = _state(case)
+        if others := [m for m in (_read_marker(v, case.id) for v in volumes) if m.source and m.state != state]:
+            source = _source(case).sha256
+            if any(m.source != source for m in others):
+                changed.add(case.id)
     if changed:
         where = f"{dataset.root}: changed after preprocessing: {_listed(sorted(changed))}"
         raise DatasetError(f"{where}; run c2f_plan_and_preprocess -d {dataset.root.name}")

@@ -55,12 +55,12 @@ def test_without_options_the_only_data_set_is_planned_by_auto_and_preprocessed(t
     assert plan_and_preprocess.main(tiny_raw.args()) == 0
     assert work.order == ["fingerprint", "choose", "write", "preprocess"]
     assert work.dataset == tiny_raw.dataset and (work.wanted, work.target_gb, work.spacing_mm) == ("auto", None, None)
-    assert work.folder == tiny_raw.folder and work.preprocessed == tiny_raw.workspace.preprocessed / "Dataset901_Tiny"
-    assert (work.store, work.members) == (tiny_raw.store, ALL)
+    assert work.folder.root == tiny_raw.folder.root.with_name("auto") and work.preprocessed == tiny_raw.workspace.preprocessed / "Dataset901_Tiny"
+    assert (work.store.root, work.members) == (tiny_raw.store.root.with_name("auto"), ALL)
     assert work.processes == work.preprocessing == os.cpu_count()
     shown = capsys.readouterr().out
-    assert "  1. plan 'tiny' for Dataset901_Tiny: memory target" in shown and f"written: {tiny_raw.folder.plan}" in shown
-    assert f"preprocessed: 2 of 3 cases made, the others stood already; in {tiny_raw.store.root}" in shown
+    assert "  1. plan 'tiny' for Dataset901_Tiny: memory target" in shown and f"written: {work.folder.plan}" in shown
+    assert f"preprocessed: 2 of 3 cases made, the others stood already; in {work.store.root}" in shown
 
 
 @pytest.mark.parametrize("args", [["-d", "901"], ["-d", "0901"], ["-d", "Dataset901_Tiny"]])
@@ -77,7 +77,7 @@ def test_a_known_plan(tiny_raw, work, name):
 
 def test_a_plan_of_ones_own(tiny_raw, work):
     assert plan_and_preprocess.main(tiny_raw.args("-pl", tiny_raw.plan_file)) == 0
-    assert work.wanted == str(tiny_raw.plan_file)
+    assert work.wanted == str(tiny_raw.plan_file) and (work.folder, work.store) == (tiny_raw.folder, tiny_raw.store)
 
 
 @pytest.mark.parametrize("args, name, expected", [
@@ -104,7 +104,7 @@ def test_no_pp_plans_and_preprocesses_nothing(tiny_raw, work, capsys):
 
 def test_clean_removes_this_plans_volumes_before_they_are_made(tiny_raw, work):
     assert plan_and_preprocess.main(tiny_raw.args("--clean")) == 0
-    assert work.order == ["fingerprint", "choose", "write", "clean", "preprocess"] and work.cleaned == tiny_raw.store
+    assert work.order == ["fingerprint", "choose", "write", "clean", "preprocess"] and work.cleaned == work.store
 
 
 def test_one_at_a_time_works_on_a_data_set(tiny_raw, work, capsys):

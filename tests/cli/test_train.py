@@ -13,7 +13,7 @@ from c2f_nnunet.cli import train
 from c2f_nnunet.errors import TrainingError
 from c2f_nnunet.inference.cascade import MERGE_SOURCES
 from c2f_nnunet.inference.fusion import FUSION_VERSION, FusionFile, mean_weights
-from c2f_nnunet.io import records
+from c2f_nnunet.io import durable, records
 from c2f_nnunet.running import engines, fit, graph, members, model
 from c2f_nnunet.training import checkpoint
 from c2f_nnunet.training.state import Progress
@@ -321,6 +321,14 @@ def test_a_signal_in_a_members_last_moment_starts_no_further_one(tiny_planned, t
 
 
 # Wrong usage
+
+
+def test_what_killed_commands_left_in_the_models_folder_is_removed(tiny, trainings):
+    left, others = (tiny.folder.root / f"{durable.TEMPORARY_MARK}{pid}-{durable.HOST}-1-fusion.json" for pid in (4194999, os.getppid()))
+    left.write_text("cut")
+    others.write_text("being written")
+    assert train.main(tiny.args("3d_Stem", 1, "-device", "cpu")) == 0
+    assert not left.exists() and others.exists()
 
 
 def test_wrong_members_folds_and_checkpoints(tiny_planned, fails):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from c2f_nnunet.geometry import Box, Geometry
 def item(volume_id="c1", case="c1") -> StoredRecord:
     return StoredRecord(
         volume_id, case, Geometry((5, 40, 33), (2.0, 1.0, 1.0)), (4.5, 19.5, 16.0), False, ("Stem",), {"Stem": Box((0, 1, 2), (3, 4, 5))},
-        "source", "plan", "", "",
+        "source", "plan",
     )  # fmt: skip
 
 
@@ -34,7 +36,7 @@ def test_what_is_written_is_read(store):
     volume.verify()
     r = volume.record
     assert (r.geometry, r.anchor_index, r.boxes) == (item().geometry, item().anchor_index, item().boxes)
-    assert len(r.image_sha256) == len(r.labels_sha256) == 64 and r.image_sha256 != r.labels_sha256
+    assert len(r.image_sha256) == len(r.labels_sha256) == len(r.record_sha256) == 64 and r.image_sha256 != r.labels_sha256
 
 
 def test_views_of_arrays_are_stored_as_they_look(tmp_path):
@@ -52,6 +54,25 @@ def test_a_flipped_bit_is_noticed(store, kind):
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=f"c1_{kind}.b2nd: stored volume is damaged .*run c2f_plan_and_preprocess again"):
         store.read()[0].verify()
+
+
+@pytest.mark.parametrize("old, new", [
+    ("19.5", "18.5"),  # the body's anchor
+    ("39", "38"), ('"c1"', '"c3"'), ("false", "true "), ('"plan"', '"plan "'), ('"record_sha256"', '"record_sha257"'), ("{", "["),
+])  # fmt: skip
+def test_a_changed_record_is_noticed(store, old, new):
+    path = store.folder / "c1.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(DatasetError, match=r"c1.json: stored volume is damaged \(its record.*\); run c2f_plan_and_preprocess again"):
+        store.read()
+    assert not store.is_sound("c1")
+
+
+def test_whole_numbers_in_a_record_are_no_damage(tmp_path):
+    """A caller's 4 is read as 4.0, and numpy's numbers as Python's."""
+    store = Store(tmp_path)
+    store.write(replace(item(), anchor_index=(4, np.float64(19.5), np.float32(16.1))), *arrays())
+    assert store.read()[0].record.anchor_index == (4.0, 19.5, float(np.float32(16.1))) and store.is_sound("c1")
 
 
 def test_a_missing_file_is_named(store):

@@ -1,7 +1,10 @@
 """Figures: the slices chosen, what is drawn, files that are pictures."""
+import os
+
 import numpy as np
 import pytest
 
+from c2f_nnunet.errors import WorkspaceError
 from c2f_nnunet.evaluation import figures
 from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.labels import LabelSet
@@ -64,6 +67,15 @@ def test_progress_figure_at_any_time_of_a_training(tmp_path, log):
     figures.progress_figure(log, tmp_path / "progress.png")
     assert (tmp_path / "progress.png").read_bytes().startswith(PNG)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_progress_figure_that_comes_out_wrong_leaves_the_old_one(tmp_path, monkeypatch):
+    figures.progress_figure(rows()[:1], tmp_path / "progress.png")
+    before = (tmp_path / "progress.png").read_bytes()
+    monkeypatch.setattr("os.fsync", lambda handle: os.ftruncate(handle, 1000))  # what a full disk may leave
+    with pytest.raises(WorkspaceError, match="progress.png: reads back differently from what was written"):
+        figures.progress_figure(rows(), tmp_path / "progress.png")
+    assert (tmp_path / "progress.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_training_curves_draw_a_member_per_row_and_a_line_per_fold():

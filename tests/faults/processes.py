@@ -34,7 +34,9 @@ class Command:
 
     def __init__(self, output: Path, name: str, args: list[str], *before):
         self.output = output
+        output.write_text("")  # what an earlier one printed there must not be taken for this one's
         self.process = CONTEXT.Process(target=_run, args=(output, name, args, before))
+        self.began = time.time()
         self.process.start()
 
     @property
@@ -82,11 +84,24 @@ def _run(output: Path, name: str, args: list[str], before) -> None:
     sys.exit(command.main(args))
 
 
-def survivors(start: Callable, fresh: Callable, took_s: float, kills: int, seed: int) -> Iterator:
+def took(command: Command, begun: Callable[[Command], bool]) -> float:
+    """Seconds from the moment in which a command has begun what it is to be killed at until it ends."""
+    wait_for(lambda: begun(command) or not command.process.is_alive())
+    began = time.monotonic()
+    code, printed = command.ended()
+    assert code == 0, printed
+    return time.monotonic() - began
+
+
+def survivors(
+    start: Callable, fresh: Callable, took_s: float, kills: int, seed: int, begun: Callable[[Command], bool] = lambda command: True,
+    killed_in: Callable = lambda place: None,
+) -> Iterator:  # fmt: skip
     """What is left by commands that are killed at random moments and started again until they end by themselves, with exit code 0.
 
     start(place) starts the command or goes on with it; fresh(attempt) is a new place to start in. took_s: of an undisturbed
-    one. Places come one after the other until `kills` are done.
+    one from when it has `begun` what it is to be killed at, so that its start is not counted. killed_in(place): called after each
+    kill. Places come one after the other until `kills` are done.
     """
     dice, killed = random.Random(seed), 0
     for attempt in count():
@@ -94,6 +109,7 @@ def survivors(start: Callable, fresh: Callable, took_s: float, kills: int, seed:
         while not finished:
             command = start(place)
             if killed < kills:
+                wait_for(lambda: begun(command) or not command.process.is_alive())
                 command.process.join(dice.uniform(0.1, 0.9) * took_s)
             finished = killed >= kills or not command.process.is_alive()
             if finished:
@@ -101,6 +117,7 @@ def survivors(start: Callable, fresh: Callable, took_s: float, kills: int, seed:
                 assert code == 0, printed
             else:
                 command.kill()
+                killed_in(place)
                 killed += 1
         yield place
         if killed >= kills:

@@ -1,6 +1,6 @@
 """FAULTS rows 5 to 8: checkpoints that are damaged or missing, and a disk that has no room for one.
 
-Row 6 in an archive (M): tests/running/test_export.py::test_a_flipped_byte_anywhere_is_refused.
+Row 6 in an archive (M): tests/running/test_export.py::test_a_flipped_byte_of_any_content_is_refused.
 """
 import os
 import random

@@ -7,8 +7,10 @@ import os
 import signal
 import time
 
+import pytest
+
 from c2f_nnunet.training import checkpoint
-from tests.faults.processes import Command, children, out_of_memory, spoiled_loss
+from tests.faults.processes import Command, children, out_of_memory, spoiled_loss, wait_for
 from tests.faults.trainings import EPOCHS, LONG, folder, started, train
 
 
@@ -22,14 +24,16 @@ def test_row_18_a_killed_augmentation_worker_of_two(tiny):
     assert not children(command.pid)
 
 
-def test_row_18_killed_preprocessing_workers(tiny):
+@pytest.mark.parametrize("printed_before", ["", "written: "])  # while the data set is verified; while it is preprocessed
+def test_row_18_killed_preprocessing_workers(tiny, printed_before):
     command = Command(tiny.root / "printed", "plan_and_preprocess", tiny.args("-d", 901, "-pl", tiny.plan_file, "-np", 2))
+    wait_for(lambda: printed_before in command.output.read_text() or not command.process.is_alive())
     while command.process.is_alive():
         for worker in children(command.pid):
             os.kill(worker, signal.SIGKILL)
         time.sleep(0.05)
     code, printed = command.ended()
-    assert code == 1 and "error: t0 (" in printed
+    assert code == 1 and "error: t0 (" in printed and printed_before in printed
     assert "t0_0000.nii.gz): the process working on it died; free memory, or export its files again" in printed
     assert "a worker process died (out of memory?); the 7 items left are done one at a time" in printed
 

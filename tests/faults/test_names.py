@@ -1,5 +1,6 @@
 """FAULTS rows 38 and 39: names of cases and organs, and folders that cannot be written, through the commands."""
 import json
+import re
 import shutil
 import string
 from pathlib import Path
@@ -141,13 +142,14 @@ def writable(folder: Path) -> None:
         path.chmod(0o600 if path.is_file() else 0o700)
 
 
-def test_row_39_inputs_that_can_only_be_read(tiny_trained, tmp_path):
+def test_row_39_inputs_that_can_only_be_read(tiny_raw, tiny_trained, tmp_path):
     """Raw data, preprocessed volumes, a model and its archive: each command works where it only has to read."""
-    tiny = tiny_trained.copy(tmp_path / "w")
+    tiny, planned = tiny_trained.copy(tmp_path / "w"), tiny_raw.copy(tmp_path / "planned")
     assert export_model(tiny.model, tmp_path / "model.zip") == 5
     model = shutil.copytree(tiny.folder.root, tmp_path / "model")
     shutil.rmtree(tiny.folder.run("3d_Stem", 0).root)
-    for folder in (tiny.raw, tiny.store.root, model):
+    locked = (tiny.raw, tiny.store.root, model, planned.root / "raw")
+    for folder in locked:
         read_only(folder)
     (tmp_path / "model.zip").chmod(0o400)
     common = ["--workspace", tiny.root, "-d", 901]
@@ -158,27 +160,36 @@ def test_row_39_inputs_that_can_only_be_read(tiny_trained, tmp_path):
             ("evaluate", [tiny.raw / "labelsTs", tmp_path / "out", "-o", tmp_path / "scores", "-np", 1], None),
             ("export_model", [*common, "-o", tmp_path / "again.zip"], None),
             ("import_model", [tmp_path / "model.zip", "--workspace", tmp_path / "other"], None),
+            ("crossval", [*common, "-device", "cpu"], None),
+            ("plan_and_preprocess", ["--workspace", planned.root, "-pl", planned.plan_file, "-np", 1], None),
         ])  # fmt: skip
-        assert [code for code, _ in results] == [0] * 5, results
+        assert [code for code, _ in results] == [0] * 7, results
     finally:
-        for folder in (tiny.raw, tiny.store.root, model):
+        for folder in locked:
             writable(folder)
 
 
-def test_row_39_outputs_that_cannot_be_written(tiny_trained, tmp_path, tmp_path_factory):
+def test_row_39_outputs_that_cannot_be_written(tiny_raw, tiny_trained, tmp_path, tmp_path_factory):
     """Told before anything is computed: no case is verified, trained, predicted or scored, and nothing is changed."""
-    tiny = tiny_trained.copy(tmp_path / "w")
+    tiny, begun, fresh = tiny_trained.copy(tmp_path / "w"), tiny_trained.copy(tmp_path / "begun"), tiny_raw.copy(tmp_path / "fresh")
     assert export_model(tiny.model, tmp_path / "model.zip") == 5
     out, other = tmp_path / "out", tmp_path / "other"
     out.mkdir()
     (other / "results").mkdir(parents=True)
     shutil.copy(tiny.raw / "labelsTs" / "s0.nii.gz", out)
+    shutil.rmtree(begun.folder.run("3d_Stem", 0).root)
+    (fresh.root / "results").mkdir()
     common = ["--workspace", tiny.root, "-d", 901]
+    above = [tiny.folder.root.parent, tiny.store.root.parent]
+    planned = [tiny.store.root.parent, tiny.folder.root, tiny.store.root, tiny.store.volumes("3d_Stem")]
     before = state(tmp_path)
     results = run_bound_by_permissions(tmp_path_factory.mktemp("printed") / "it", [
-        ("plan_and_preprocess", [*common, "-pl", tiny.plan_file, "-np", 1], tiny.root / "results"),
-        ("plan_and_preprocess", [*common, "-pl", tiny.plan_file, "-np", 1], tiny.root / "preprocessed"),
+        *[("plan_and_preprocess", [*common, "-pl", tiny.plan_file, "-np", 1], folder) for folder in planned],
+        *[("plan_and_preprocess", [*common, "-pl", "paper_han", "-np", 1], folder) for folder in above],  # its own are to be made
+        ("plan_and_preprocess", ["--workspace", fresh.root, "-np", 1], fresh.root / "results"),
         ("train", ["3d_Stem", 1, *common, "-device", "cpu", "-np", 0], tiny.folder.root / "3d_Stem"),
+        ("train", ["all", 0, "--workspace", begun.root, "-device", "cpu", "-np", 0], begun.folder.root),  # needed by the fits
+        ("train", ["all", 1, *common, "-device", "cpu", "-np", 0], tiny.folder.root / "3d_Stem"),  # the last one's
         ("predict", ["-i", "imagesTs", "-o", out, *common, "-device", "cpu"], out),
         ("predict", ["-i", "imagesTs", "-o", out / "new", *common, "-device", "cpu"], out),
         ("evaluate", [tiny.raw / "labelsTs", out, "-np", 1], out),
@@ -190,4 +201,5 @@ def test_row_39_outputs_that_cannot_be_written(tiny_trained, tmp_path, tmp_path_
     for code, shown in results:
         message = error(shown)
         assert code == 1 and "Permission denied" in message and "; " in message, (code, shown)
+        assert re.sub("^reading .*\n", "", shown).startswith("error: "), shown  # no remark on a case, no result
     assert import_model.main([str(tmp_path / "model.zip"), "--workspace", str(other)]) == 0

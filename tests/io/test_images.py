@@ -313,6 +313,20 @@ def test_a_header_that_asks_for_terabytes(tmp_path, nifti, refused):
     refused(tmp_path / "ct.nii.gz", "truncated: its header asks for 54000000000352 bytes")
 
 
+@pytest.mark.parametrize("dim", [(3, 3, 3, 2), (3, 4, 2, 2)])  # one less than (4, 3, 2)
+def test_a_header_that_asks_for_fewer_voxels(tmp_path, nifti, refused, dim):
+    """What is read would have its voxels at wrong places."""
+    path = nifti(tmp_path / "ct.nii", dim=[*dim, 1, 1, 1, 1])
+    told = r"its header asks for \d+ bytes but it holds 400, so its shape or its voxels' type is wrong; copy or export it again"
+    refused(path, told)
+    (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(path.read_bytes()))
+    refused(tmp_path / "ct.nii.gz", told)
+
+
+def test_a_header_of_a_smaller_type(tmp_path, nifti, refused):
+    refused(nifti(tmp_path / "ct.nii", datatype=2, bitpix=8), "its header asks for 376 bytes but it holds 400")  # uint8 instead of int16
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
 def test_mutated_headers_are_refused_or_read_whole(ending, written):
     path = written(ending, False)

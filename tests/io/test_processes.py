@@ -47,14 +47,16 @@ def runs(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
-def test_workers_end_with_a_parent_that_is_killed():
-    work = "from c2f_nnunet.io.processes import pool; print(pool(1).submit(os.getpid).result(), flush=True)"
-    work = f"import os, time; {work}; time.sleep(60)"
+@pytest.mark.parametrize("busy", ["", "workers.submit(sum, range(10**10)); "])  # minutes in which no Python thread of the worker can run
+def test_workers_end_with_a_parent_that_is_killed(busy):
+    work = "from c2f_nnunet.io.processes import pool; workers = pool(1); print(workers.submit(os.getpid).result(), flush=True)"
+    work = f"import os, time; {work}; {busy}time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", work], stdout=subprocess.PIPE, text=True) as parent:
         worker = int(parent.stdout.readline())
         assert runs(worker)
+        time.sleep(0.5)
         parent.send_signal(signal.SIGKILL)
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 10
     while runs(worker) and time.monotonic() < ends:
         time.sleep(0.1)
     assert not runs(worker)

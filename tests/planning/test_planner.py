@@ -16,7 +16,7 @@ from c2f_nnunet.planning import planner
 from c2f_nnunet.planning.coarse import LARGEST_VOLUME
 from c2f_nnunet.planning.fine import LARGEST_CROP
 from c2f_nnunet.planning.plan import CoarsePlan, FinePlan, MemberPlan, NetworkPlan, Plan, TrainingPlan
-from c2f_nnunet.planning.planner import choose_plan, derivation, make_plan
+from c2f_nnunet.planning.planner import choose_plan, derivation, make_plan, plan_name
 
 GOLDEN = Path(__file__).with_name("golden_auto.json")
 NAMES = {"name", "stage", "volumes", "members", "rules", "network.dimensions"}  # what a field is called by, not derived
@@ -125,6 +125,23 @@ def test_a_given_spacing_does_not_vanish_silently(make, tmp_path):
 def test_an_unknown_plan(make):
     with pytest.raises(PlanError, match="-pl nope: neither a known plan .*paper_han.* nor a file"):
         choose_plan("nope", make.pddca(), make.gpu)
+    with pytest.raises(PlanError, match=r"-pl nope: neither a known plan \(auto, paper_han\) nor a file"):
+        plan_name("nope")
+
+
+@pytest.mark.parametrize("which", ["auto", "paper_han"])
+def test_a_plans_name_is_known_before_it_is_made(which, make):
+    assert plan_name(which) == choose_plan(which, make.pddca(), make.gpu).name
+
+
+def test_the_name_of_a_plan_of_ones_own(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text('{"name": "mine"}')
+    assert plan_name(str(path)) == "mine"
+    for content in ("[]", "{}", '{"name": 3}'):
+        path.write_text(content)
+        with pytest.raises(PlanError, match="plan.json: not a plan: it has no 'name'; see plans/paper_han.json"):
+            plan_name(str(path))
 
 
 def test_reference_plans_are_found_installed_or_not(make, monkeypatch, tmp_path):

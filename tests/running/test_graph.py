@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from c2f_nnunet.errors import PlanError, TrainingError
+from c2f_nnunet.errors import PlanError, TrainingError, WorkspaceError
 from c2f_nnunet.io import records
-from c2f_nnunet.running.graph import FIT_SHARE, TimeBudget, folds_of, next_job, require_begun, tasks
+from c2f_nnunet.running.graph import FIT_SHARE, TimeBudget, folds_of, next_job, require_begun, require_places, tasks
 from c2f_nnunet.running.members import TrainOptions, settings_for
 from c2f_nnunet.training import checkpoint
+from c2f_nnunet.workspace import ModelFolder
 
 OPTIONS = TrainOptions("cpu", workers=0)
 
@@ -26,6 +27,18 @@ def test_coarse_members_and_their_fit_come_first(tiny_planned):
     assert titles(tiny_planned, "3d_Stem", (1,)) == ["3d_Stem fold 1", "merge weights"]
     with pytest.raises(PlanError, match="plan 'tiny' has no configuration '3d_Steam'; it has: 2d_top, .*3d_Stem, or the groups"):
         tasks(tiny_planned.model.plan, "3d_Steam", (0,))
+
+
+@pytest.mark.parametrize("blocked", [".", "3d_Stem"])
+def test_a_place_that_cannot_be_written_is_told_of_before_the_first_training(tiny_planned, tmp_path, blocked):
+    folder, todo = ModelFolder(tmp_path / "tiny"), tasks(tiny_planned.model.plan, "all", (0,))
+    require_places(folder, todo)
+    assert list(tmp_path.iterdir()) == []
+    (folder.root / blocked).parent.mkdir(exist_ok=True)
+    (folder.root / blocked).write_text("in the way")
+    with pytest.raises(WorkspaceError, match=f"{folder.root / blocked}: cannot be written"):
+        require_places(folder, todo)
+    require_places(folder, [t for t in todo if not t.member])  # whether a fit is due is found later
 
 
 def test_folds():

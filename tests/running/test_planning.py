@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from c2f_nnunet.data.fingerprint import Fingerprint
-from c2f_nnunet.errors import Locked, PlanError
+from c2f_nnunet.errors import Locked, PlanError, WorkspaceError
 from c2f_nnunet.io import records
 from c2f_nnunet.planning.plan import read_plan
 from c2f_nnunet.running import planning
 from c2f_nnunet.training import checkpoint
-from c2f_nnunet.workspace import ModelFolder, lock
+from c2f_nnunet.workspace import ModelFolder, StoreFolder, lock
 from tests.faults.inputs import state
 
 
@@ -23,6 +23,17 @@ def test_the_files(tiny_planned):
     assert folder.dataset_json.read_bytes() == (tiny_planned.raw / "dataset.json").read_bytes()
     assert [s.val for s in tiny_planned.model.splits()] == [("t2", "t5"), ("t0", "t1", "t3")]  # the user's own file
     assert len(found(tiny_planned).cases) == 7 and read_plan(folder.plan).fingerprint
+
+
+@pytest.mark.parametrize("blocked", ["results/901", "results/901/tiny", "preprocessed/901/tiny"])
+def test_a_place_that_cannot_be_written(tmp_path, blocked):
+    folder, store = ModelFolder(tmp_path / "results" / "901" / "tiny"), StoreFolder(tmp_path / "preprocessed" / "901" / "tiny")
+    planning.require_places(folder, store)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / blocked).parent.mkdir(parents=True)
+    (tmp_path / blocked).write_text("in the way")
+    with pytest.raises(WorkspaceError, match=f"{blocked}: cannot be written"):
+        planning.require_places(folder, store)
 
 
 def test_splits_are_made_where_the_user_has_none(tiny_planned, tmp_path):
@@ -93,9 +104,3 @@ def test_budget(monkeypatch):
         assert planning.budget(None).memory_gb == expected and not planning.budget(None).accelerator
     monkeypatch.setattr(planning.torch.cuda, "is_available", lambda: True)
     assert planning.budget(None).memory_gb == 8.0 and planning.budget(None).accelerator
-
-
-def test_an_unknown_plan_is_refused_before_anything_is_measured():
-    planning.require_plan("auto")
-    with pytest.raises(PlanError, match=r"-pl paper_hann: neither a known plan \(auto, paper_han\) nor a file"):
-        planning.require_plan("paper_hann")

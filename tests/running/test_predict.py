@@ -12,7 +12,7 @@ import torch
 
 from c2f_nnunet.cli import predict as command
 from c2f_nnunet.data.dataset import Case, read_dataset
-from c2f_nnunet.errors import C2FError
+from c2f_nnunet.errors import C2FError, WorkspaceError
 from c2f_nnunet.geometry import Box, Geometry, from_canonical, reorientation, same_grid, to_canonical
 from c2f_nnunet.inference.cascade import OrganMaps
 from c2f_nnunet.inference.fusion import probabilities
@@ -176,21 +176,47 @@ def test_memory_that_runs_out_is_told_with_the_scan(tiny_trained, tmp_path, caps
     assert told in capsys.readouterr().err
 
 
-def test_probabilities_are_the_softmax_of_all_organs_over_the_whole_scan(tmp_path):
-    """Slice by slice as in one piece, to the last bit; 'A' has no box, those of 'B' and 'C' overlap."""
+def write_probabilities(folder: Path) -> tuple[list[OrganMaps], tuple[int, ...]]:
+    """case.npz; its maps and shape: 'A' has no box, those of 'B' and 'C' overlap."""
     rng, shape = np.random.default_rng(0), (5, 7, 6)
     boxes = {"B": Box((0, 1, 2), (3, 5, 6)), "C": Box((2, 0, 0), (5, 7, 4))}
     maps = [OrganMaps(o, b, None, rng.normal(0, 5, b.shape).astype(np.float32)) for o, b in boxes.items()]
     maps.append(OrganMaps("A", Box((0, 0, 0), (0, 0, 0)), None, np.zeros((0, 0, 0), np.float32)))
     geometry = Geometry(shape, (1.0, 1.0, 1.0))
-    image = Image(np.zeros(shape, np.int16), geometry, Source(tmp_path / "x.nii", geometry, reorientation(geometry)))
-    running._write_probabilities(tmp_path / "case.nii.gz", ("A", "B", "C"), maps, image)
+    image = Image(np.zeros(shape, np.int16), geometry, Source(folder / "x.nii", geometry, reorientation(geometry)))
+    running._write_probabilities(folder / "case.nii.gz", ("A", "B", "C"), maps, image)
+    return maps, shape
+
+
+def test_probabilities_are_the_softmax_of_all_organs_over_the_whole_scan(tmp_path):
+    """Slice by slice as in one piece, to the last bit."""
+    maps, shape = write_probabilities(tmp_path)
     logits = np.full((3, *shape), -12.0, np.float32)
     for m in maps[:2]:
         logits[("ABC".index(m.organ), *m.box.slices)] = m.coarse
     p = probabilities(logits)
     expected = np.concatenate([1 - p.sum(0, keepdims=True), p]).astype(np.float16)
     np.testing.assert_array_equal(np.load(tmp_path / "case.npz")["probabilities"], expected)
+
+
+@pytest.mark.parametrize("wrong, told", [
+    (lambda p: p[:-1], "reads back differently from"), (lambda p: p + np.float16(1), "reads back differently from"),
+    (lambda p: np.concatenate([p, p]), "reads back differently from"), (lambda p: p.astype(np.float32), "reads back differently from"),
+    (None, "cannot be read back after"),
+])  # fmt: skip
+def test_probabilities_that_come_out_wrong_are_not_left(tmp_path, monkeypatch, wrong, told):
+    save = np.savez_compressed
+
+    def spoiled(f, probabilities):
+        save(f, probabilities=probabilities if wrong is None else wrong(probabilities))
+        if wrong is None:
+            f.truncate(f.tell() // 2)  # what a full disk may leave
+
+    (tmp_path / "case.npz").write_text("an older result")
+    monkeypatch.setattr(np, "savez_compressed", spoiled)
+    with pytest.raises(WorkspaceError, match=f"case.npz: {told} .*; the disk may be full or failing"):
+        write_probabilities(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["case.npz"] and (tmp_path / "case.npz").read_text() == "an older result"
 
 
 # DICOM series

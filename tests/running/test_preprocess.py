@@ -93,13 +93,20 @@ def test_only_the_members_asked_for_are_made(tiny):
     assert made(tiny) == {"t0": 2}  # both fine members; the views share one volume
 
 
-def test_a_removed_case_leaves_the_store(tiny):
-    for path in (tiny.raw / "imagesTr" / "t1_0000.nii.gz", tiny.raw / "labelsTr" / "t1.nii.gz"):
-        path.unlink()
+@pytest.mark.parametrize("name", ["t1", "t**", "t[1]", "t?"])
+def test_a_removed_case_leaves_the_store(tiny, name):
+    """Its name may hold what stands for other names in a pattern."""
+    others = {k: v for k, v in stored(tiny).items() if "t1" not in k}
+    files = [(tiny.raw / "imagesTr", "_0000.nii.gz"), (tiny.raw / "labelsTr", ".nii.gz")]
+    for folder, ending in files:
+        (folder / f"t1{ending}").rename(folder / f"{name}{ending}")
+    assert made(tiny) == ({} if name == "t1" else {name: 3})
+    for folder, ending in files:
+        (folder / f"{name}{ending}").unlink()
     source = tiny.raw / "dataset.json"
     source.write_text(json.dumps(json.loads(source.read_text()) | {"numTraining": 6}))
     assert made(tiny) == {}
-    assert not [k for k in stored(tiny) if "t1" in k] and not list(tiny.store.root.glob("*/t1*"))
+    assert stored(tiny) == others and not [p for p in tiny.store.root.glob("*/*") if p.name.startswith((name, "t1"))]
 
 
 class Killed(BaseException):
@@ -128,6 +135,14 @@ def test_a_killed_run_goes_on(tiny, monkeypatch):
     redone = made(tiny)
     assert "t0" not in redone and redone["t1"] == 2 and redone["t2"] == 3  # of t1 the coarse volume stands
     assert stored(tiny) == wanted and not list(tiny.store.root.glob("*/.tmp*"))
+
+
+def test_a_damaged_marker_is_made_again(tiny):
+    (tiny.store.volumes("coarse") / "t2.done").write_bytes(b"\xff\xfe")
+    (tiny.store.volumes("3d_Stem") / "t2.done").write_bytes(b"")
+    with pytest.raises(DatasetError, match="3d_Stem: not preprocessed by this plan: t2; run it again"):
+        require_prepared(tiny.store, tiny.model.plan.member("3d_Stem"), tiny.model.plan, ("t1", "t2"), "it again")
+    assert made(tiny) == {"t2": 2}
 
 
 def test_a_lost_file_is_made_again(tiny):
