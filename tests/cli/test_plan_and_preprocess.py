@@ -119,7 +119,7 @@ def test_no_volume_is_touched_where_a_training_has_begun_meanwhile(tiny_planned,
     with ExitStack() as training:
         run = tiny.folder.run("2d_top", 0).root
         monkeypatch.setattr(planning, "write", lambda *given: training.enter_context(lock(run, "training of 2d_top fold 0")))
-        assert plan_and_preprocess.main(tiny.args("--clean")) == 1
+        assert plan_and_preprocess.main(tiny.args("-pl", tiny.plan_file, "--clean")) == 1
     assert "training of 2d_top fold 0 is already running on" in capsys.readouterr().err
     assert work.order == ["fingerprint", "choose"]
 
