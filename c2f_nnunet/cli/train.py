@@ -248,8 +248,10 @@ def _validate(asked: Asked) -> int:
     for task in asked.todo:
         if not task.member or not is_finished(model.folder.run(task.member.name, task.fold)):
             continue
-        held_out = CachedVolumes(stored_of(asked.store, task.member, asked.splits[task.fold].val), CACHE_SHARE * machine_memory_gb())
-        validate = validation(model.plan, task.member, held_out, asked.device)
+        volumes = stored_of(asked.store, task.member, asked.splits[task.fold].val)
+        for volume in volumes:
+            volume.verify()
+        validate = validation(model.plan, task.member, CachedVolumes(volumes, CACHE_SHARE * machine_memory_gb()), asked.device)
         found = validate(load_network(model, task.member, task.fold, "best", asked.device))
         row = {"member": task.member.name, "fold": task.fold}
         table += [{**row, "organ": organ, "held-out DSC %": None if v is None else 100 * v} for organ, v in found.items()]

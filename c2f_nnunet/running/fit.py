@@ -88,6 +88,7 @@ def fit_fusion(
         for fold in folds:
             cascade, _ = build_cascade(model, (fold,), which, device, stage="coarse")
             for volume in stored_of(store, members[0], splits[fold].val):
+                volume.verify()
                 saved.append(_save_views(cascade, volume, Path(folder)))
                 on_case(volume.record.case)
         weights = fit(lambda: (load() for load in saved), organs, tuple(m.name for m in members))

@@ -30,6 +30,19 @@ def test_both_are_fitted_on_held_out_cases(tiny_trained):
     assert not list(tiny_trained.folder.root.glob(".fit-*"))
 
 
+def test_a_damaged_held_out_volume_is_told_of_instead_of_fitted_on(tiny_trained, tmp_path, capsys):
+    tiny = tiny_trained.copy(tmp_path / "w")
+    path = tiny.store.volumes("coarse") / "t2_image.b2nd"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    tiny.folder.fusion.unlink()
+    assert train.main(tiny.args("all", 0, "-d", 901, "-device", "cpu")) == 1
+    assert f"{path.name}: stored volume is damaged" in capsys.readouterr().err and not tiny.folder.fusion.exists()
+    assert train.main(tiny.args("coarse", 0, "-d", 901, "-device", "cpu", "--val")) == 1
+    assert f"{path.name}: stored volume is damaged" in capsys.readouterr().err
+
+
 def test_presence_counts_cases_with_and_without_each_organ(tiny_trained):
     """t3 lacks the right gland and in t4 only the stem is annotated: glands are known in six cases on each side."""
     left, right, stem = read_fusion(tiny_trained.folder.fusion).presence
