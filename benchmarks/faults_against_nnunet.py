@@ -32,11 +32,16 @@ DATASET, NUMBER = "Dataset901_Made", "901"
 SHAPE, SPACING_MM = (24, 40, 40), (4.0, 4.0, 4.0)
 TRAINED, TESTED = 6, ("a", "b", "c")
 KILLS, FLIPS = 15, 60
+STARTED_S = 30.0  # by then both have begun to train
 
 
 @dataclass(frozen=True)
 class Method:
-    """How one of the two is called. model: its folder; arguments that predict with it on a CPU follow `predict`."""
+    """How one of the two is called. model: its folder; arguments that predict with it on a CPU follow `predict`.
+
+    plan, train: what follows them is a data set's number, and a fold. runs: the folder of the folds' trainings; stored: of the
+    preprocessed volumes.
+    """
 
     name: str
     python: Path
@@ -44,17 +49,25 @@ class Method:
     model: Path
     given: str  # what fault_jobs.py is given as the model
     predict: tuple
-    train_on: tuple  # goes on with a training that has no checkpoint
+    plan: tuple
+    train: tuple
+    runs: Path
+    stored: Path
     logs: Path
 
 
-def run(method: Method, command, within_s: float = 180.0, until: str | None = None) -> tuple[int | None, str]:
-    """(exit code, output); the code is None where it was ended: after within_s, or once `until` was printed."""
+def start(method: Method, command) -> tuple[subprocess.Popen, Path]:
+    """The running process, in a session of its own, and the file that it prints to."""
     log = method.logs / f"{method.name}_{time.monotonic_ns()}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as out:
         how = {"env": os.environ | method.env, "stdout": out, "stderr": subprocess.STDOUT, "start_new_session": True}
-        child = subprocess.Popen([str(c) for c in command], **how)
+        return subprocess.Popen([str(c) for c in command], **how), log
+
+
+def run(method: Method, command, within_s: float = 180.0, until: str | None = None) -> tuple[int | None, str]:
+    """(exit code, output); the code is None where it was ended: after within_s, or once `until` was printed."""
+    child, log = start(method, command)
     ends = time.monotonic() + within_s
     try:
         while child.poll() is None and time.monotonic() < ends and not (until and until in log.read_text(errors="replace")):
@@ -102,13 +115,14 @@ def make_dataset(root: Path) -> None:
 def ours(scratch: Path) -> Method:
     env = {f"C2F_{k.upper()}": str(scratch / ("raw" if k == "raw" else f"ours_{k}")) for k in ("raw", "preprocessed", "results")}
     python, model = Path(sys.executable), scratch / "ours_results" / DATASET / "auto"
-    command = [python, "-m", "c2f_nnunet.cli.train"]
+    command = (python, "-m", "c2f_nnunet.cli.train", "-d", NUMBER, "-device", "cpu")
     predict = (python, "-m", "c2f_nnunet.cli.predict", "-device", "cpu", "--disable_tta", "-m")
-    train = (*command, "2d_top", 1, "-d", NUMBER, "-device", "cpu", "--c")
-    method = Method("ours", python, env, model, str(model), predict, train, scratch / "logs")
+    plan, stored = (python, "-m", "c2f_nnunet.cli.plan_and_preprocess", "-d"), scratch / "ours_preprocessed" / DATASET / "auto" / "coarse"
+    train, runs = (*command, "2d_top"), model / "2d_top"
+    method = Method("ours", python, env, model, str(model), predict, plan, train, runs, stored, scratch / "logs")
     if not (scratch / "ours_ready").exists():
-        prepared(method, [python, "-m", "c2f_nnunet.cli.plan_and_preprocess", "-d", NUMBER])
-        prepared(method, [*command, "all", 0, "-d", NUMBER, "-device", "cpu", "-np", 0, "--minutes", 0.5])
+        prepared(method, [*plan, NUMBER])
+        prepared(method, [*command, "all", 0, "-np", 0, "--minutes", 0.5])
         (scratch / "ours_ready").touch()
     return method
 
@@ -119,10 +133,12 @@ def nnunet(scratch: Path) -> Method:
     env |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "false", "PYTHONUNBUFFERED": "1"}
     model = scratch / "nnUNet_results" / DATASET / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     predict = (folder / "nnUNetv2_predict_from_modelfolder", "-f", 0, "-npp", 1, "-nps", 1, "-device", "cpu", "--disable_tta", "-m")
-    train = (folder / "nnUNetv2_train", NUMBER, "3d_fullres", 1, "-device", "cpu", "--c")
-    method = Method("nnunet", folder / "python", env, model, NUMBER, predict, train, scratch / "logs")
+    plan = (folder / "nnUNetv2_plan_and_preprocess", "-c", "3d_fullres", "-np", 1, "-npfp", 1, "-d")
+    train = (folder / "nnUNetv2_train", "-device", "cpu", NUMBER, "3d_fullres")
+    stored = scratch / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres"
+    method = Method("nnunet", folder / "python", env, model, NUMBER, predict, plan, train, model, stored, scratch / "logs")
     if not (scratch / "nnunet_ready").exists():
-        prepared(method, [folder / "nnUNetv2_plan_and_preprocess", "-d", NUMBER, "-c", "3d_fullres", "-np", 1, "-npfp", 1])
+        prepared(method, [*plan, NUMBER])
         job(method, "untrained")
         (scratch / "nnunet_ready").touch()
     return method
@@ -188,9 +204,83 @@ def pickle_in_a_model(method: Method, raw: Path, folder: Path) -> str:
 
 
 def continued_without_a_checkpoint(method: Method, raw: Path, folder: Path) -> str:
-    code, output = run(method, method.train_on, until="Epoch 0")
+    code, output = run(method, [*method.train, 1, "--c"], until="Epoch 0")
     began = "Epoch 0" in output  # it would go on for its 1,000 epochs, and was ended
     return "a new training is begun, with a warning" if began else f"an error, exit code {code}"
+
+
+def signalled(method: Method, raw: Path, folder: Path) -> str:
+    """SIGTERM, as a batch system sends it, half a minute after a training's start."""
+    child, _ = start(method, [*method.train, 2])
+    time.sleep(STARTED_S)
+    if child.poll() is not None:
+        raise SystemExit(f"{method.name}: the training ended by itself")
+    child.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    try:
+        code = child.wait(60)
+    except subprocess.TimeoutExpired:
+        code = None
+    took_s = time.monotonic() - began
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+    kept = "a checkpoint to go on from" if list((method.runs / "fold_2").glob("checkpoint_latest.*")) else "no checkpoint"
+    return f"{kept}, " + ("still running after a minute" if code is None else f"exit code {code} after {took_s:.0f} s")
+
+
+def two_trainings(method: Method, raw: Path, folder: Path) -> str:
+    """The same fold of the same data set, while it is trained."""
+    first, _ = start(method, [*method.train, 3])
+    try:
+        time.sleep(STARTED_S)
+        code, output = run(method, [*method.train, 3], within_s=2 * STARTED_S)
+        named = str(first.pid) in output
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    return "trained by both into one folder" if code is None else f"refused, exit code {code}, the first one {'' if named else 'not '}named"
+
+
+def full_while_saving(method: Method, raw: Path, folder: Path) -> str:
+    found = job(method, "full_while_saving", folder)
+    return f"{'an error' if 'error' in found else 'no error'}, the checkpoint before it is {'kept' if found['readable'] else 'lost'}"
+
+
+def flipped_volumes(method: Method, raw: Path, folder: Path) -> str:
+    found = job(method, "flipped_volumes", shutil.copytree(method.stored, folder / "stored"), FLIPS)
+    return f"{found['noticed']} of {found['count']} noticed before they are trained on"
+
+
+def planned_with(method: Method, raw: Path, number: int, harm: Callable[[Path], None]) -> str:
+    """Planning and preprocessing of the data set with case t1 harmed."""
+    harmed = raw.with_name(f"Dataset{number}_Harmed")
+    shutil.rmtree(harmed, ignore_errors=True)
+    harm(shutil.copytree(raw, harmed))
+    code, output = run(method, [*method.plan, number])
+    shutil.rmtree(harmed)
+    ended = "taken" if code == 0 else "ended after minutes" if code is None else f"refused, exit code {code}"
+    return f"{ended}, the case is {'' if 't1' in output else 'not '}named"
+
+
+def label_elsewhere(method: Method, raw: Path, folder: Path) -> str:
+    """A label map that lies 40 mm beside its scan."""
+    def harm(dataset: Path) -> None:
+        path = dataset / "labelsTr" / "t1.nii.gz"
+        image = nib.load(path)
+        affine = image.affine.copy()
+        affine[0, 3] += 40
+        nib.Nifti1Image(np.asarray(image.dataobj), affine).to_filename(path)
+
+    return planned_with(method, raw, 902, harm)
+
+
+def scan_of_one_value(method: Method, raw: Path, folder: Path) -> str:
+    def harm(dataset: Path) -> None:
+        path = dataset / "imagesTr" / "t1_0000.nii.gz"
+        image = nib.load(path)
+        nib.Nifti1Image(np.full(image.shape, -1000, np.int16), image.affine).to_filename(path)
+
+    return planned_with(method, raw, 903, harm)
 
 
 def one_bad_case(method: Method, raw: Path, folder: Path) -> str:
@@ -221,6 +311,12 @@ FAULTS: dict[str, Callable[[Method, Path, Path], str]] = {
     "scan cut to half of its file": truncated,
     "1,000 voxels of a scan are NaN": nan_voxels,
     "disk full at a label map": full_disk,
+    "disk full at a checkpoint": full_while_saving,
+    "SIGTERM in the first epoch": signalled,
+    "a second training of the same fold": two_trainings,
+    f"one bit of a preprocessed volume flipped, {FLIPS} times": flipped_volumes,
+    "a training label map 40 mm beside its scan": label_elsewhere,
+    "a training scan of one value": scan_of_one_value,
     "one bad scan of three": one_bad_case,
     "--continue_prediction over a cut result": incomplete_result,
 }

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import torch
@@ -54,6 +55,17 @@ class Ours:
             return folder / json.loads((folder / "checkpoint_latest.json").read_text())["tensors"]["file"]
 
         return lambda: state.save(run), load, file
+
+    def stored(self, folder: Path) -> tuple[Path, Callable[[], np.ndarray]]:
+        """The file of a preprocessed scan, and what a training reads of it."""
+        from c2f_nnunet.data.store import Store
+
+        def load() -> np.ndarray:
+            volume = next(v for v in Store(folder).read() if v.record.case == "t1")
+            volume.verify()  # as every training does before its first step
+            return volume.image[:]
+
+        return folder / "t1_image.b2nd", load
 
     def read(self, path: str) -> np.ndarray:
         from c2f_nnunet.io.images import read_image
@@ -101,6 +113,11 @@ class NNUNet:
             return False
 
         return lambda: trainer.save_checkpoint(str(path)), load, lambda: path
+
+    def stored(self, folder: Path) -> tuple[Path, Callable[[], np.ndarray]]:
+        from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+        return folder / "t1.b2nd", lambda: np.asarray(nnUNetDatasetBlosc2(str(folder)).load_case("t1")[0][:])
 
     def read(self, path: str) -> np.ndarray:
         from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -179,6 +196,39 @@ def flips(method, folder: str, count: str) -> None:
     told({"count": int(count), "noticed": noticed})
 
 
+def full_while_saving(method, folder: str) -> None:
+    """A disk on which half of a checkpoint has room, beside one that stands: is it told, and is there one to go on from?"""
+    save, load, file = method.saver(Path(folder))
+    save()
+    room, found = file().stat().st_size // 2, {}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    try:
+        save()
+    except Exception as e:
+        found["error"] = first_line(e)
+    try:
+        load()
+    except Exception:
+        told({**found, "readable": False})
+    else:
+        told({**found, "readable": True})
+
+
+def flipped_volumes(method, folder: str, count: str) -> None:
+    """One bit of a preprocessed scan's file flipped: how often reading it says so."""
+    path, load = method.stored(Path(folder))
+    load()
+    content, dice, noticed = path.read_bytes(), random.Random(0), 0
+    for _ in range(int(count)):
+        at = dice.randrange(len(content))
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << dice.randrange(8)]) + content[at + 1 :])
+        try:
+            load()
+        except Exception:
+            noticed += 1
+    told({"count": int(count), "noticed": noticed})
+
+
 def read(method, good: str, bad: str) -> None:
     """What comes of a damaged scan: an error, or so many voxels that are not the sound one's."""
     expected = method.read(good)
@@ -208,7 +258,7 @@ def untrained(method: NNUNet) -> None:
     method.untrained()
 
 
-JOBS = {job.__name__: job for job in (kills, flips, read, full_disk, plant, untrained)}
+JOBS = {job.__name__: job for job in (kills, flips, flipped_volumes, read, full_disk, full_while_saving, plant, untrained)}
 
 
 def main() -> None:
