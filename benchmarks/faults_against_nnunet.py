@@ -2,7 +2,7 @@
 
   python benchmarks/faults_against_nnunet.py --scratch DIR
 
-Made-up scans of 24 × 40 × 40 voxels; this project's model is trained for half a minute, nnU-Net's has random weights, since no
+Made-up scans of 24 × 40 × 40 voxels; this project's model is trained for two minutes, nnU-Net's has random weights, since no
 result is scored. Each fault is injected by small processes (peers/fault_jobs.py) and by both methods' own commands. A fault that has its
 record under benchmarks/results/faults_against_nnunet/ is not injected again, so a run that was cut short goes on with the same command.
 """
@@ -122,7 +122,7 @@ def ours(scratch: Path) -> Method:
     method = Method("ours", python, env, model, str(model), predict, plan, train, runs, stored, scratch / "logs")
     if not (scratch / "ours_ready").exists():
         prepared(method, [*plan, NUMBER])
-        prepared(method, [*command, "all", 0, "-np", 0, "--minutes", 0.5])
+        prepared(method, [*command, "all", 0, "-np", 0, "--minutes", 2])
         (scratch / "ours_ready").touch()
     return method
 
