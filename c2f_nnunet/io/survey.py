@@ -22,6 +22,7 @@ NO_DICOM = "no DICOM"
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _ABOUT = ("SeriesInstanceUID", "PatientID", "FrameOfReferenceUID")
+_REFERRING = ("DirectoryRecordSequence", "ReferencedImageSequence", "SourceImageSequence")
 _TAGS = ["SOPClassUID", "Modality", "ImageType", *_ABOUT]
 
 
@@ -120,9 +121,24 @@ def reading(path: Path):
 
 
 def read_header(path: Path, tags: list[str] | None = None) -> pydicom.Dataset:
-    """A file's header without the voxels. InvalidDicomError where it is no DICOM at all, ImageError where it is damaged."""
+    """A file's header without the voxels. InvalidDicomError where it is no DICOM at all, ImageError where it is damaged or refers to a
+    file outside of its folder."""
     with reading(path):
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags and [*tags, *_REFERRING])
+        outside = _outside(header)
+    if outside:
+        raise ImageError(f"{path}: refers to a file outside of its folder ({outside}); do not trust this export, or remove the file")
+    return header
+
+
+def _outside(header: pydicom.Dataset) -> str:
+    """A file that the header refers to and that cannot lie below its folder, "" where there is none. None is ever opened."""
+    for item in (i for name in _REFERRING for i in header.get(name) or ()):
+        named = item.get("ReferencedFileID") or ""
+        place = named if isinstance(named, str) else "/".join(map(str, named))
+        if place.startswith("/") or ":" in place or ".." in place.split("/"):
+            return place.strip()
+    return ""
 
 
 def _kind(path: Path) -> tuple[str, str, str, str]:

@@ -160,9 +160,10 @@ def test_row_43_sequences_a_thousand_deep(scans, tmp_path, depth):
     assert (scans.out / "good.nii.gz").exists() and not (scans.out / "deep.nii.gz").exists()
 
 
-@pytest.mark.parametrize("reference", [b"..\\secret\\CT009 ", b"../secret/CT009 ", b"/etc\\passwd     "])
-def test_row_43_references_out_of_the_folder(scans, expected, tmp_path, reference, capsys):
-    """A DICOMDIR, and sequences of references, lead nowhere: only what lies in the folder itself is read."""
+@pytest.mark.parametrize("harmed", ["DICOMDIR", "bad/CT001.dcm"])
+@pytest.mark.parametrize("reference", [b"..\\secret\\CT009 ", b"../secret/CT009 ", b"/etc\\passwd     ", b"C:\\secret\\CT009 "])
+def test_row_43_references_out_of_the_folder(scans, expected, tmp_path, reference, harmed, capsys):
+    """In a DICOMDIR, or in a slice's sequence of references: told, and never followed."""
     shutil.copytree(scans.add("secret"), tmp_path / "secret")
     shutil.rmtree(scans.source / "secret")
     item = pydicom.Dataset()
@@ -173,13 +174,15 @@ def test_row_43_references_out_of_the_folder(scans, expected, tmp_path, referenc
     listing.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     listing.file_meta.MediaStorageSOPClassUID, listing.file_meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, generate_uid()
     listing.save_as(scans.source / "DICOMDIR", enforce_file_format=True)
-    edit(scans.source / "good" / "CT001.dcm", ReferencedImageSequence=Sequence([item]))
-    for path in (scans.source / "DICOMDIR", scans.source / "good" / "CT001.dcm"):
-        assert path.read_bytes().count(b"A" * len(reference)) == 1
-        path.write_bytes(path.read_bytes().replace(b"A" * len(reference), reference))
-    assert segment(scans.tiny, scans.source, scans.out, "--stage", "coarse") == 0
-    assert "passed over 1 DICOMDIR files: DICOMDIR" in capsys.readouterr().err
-    assert {f.name for f in scans.out.iterdir()} == {"checks.json", "dataset.json", "good.json", "good.nii.gz"}
+    edit(scans.add("bad") / "CT001.dcm", ReferencedImageSequence=Sequence([item]))
+    path = scans.source / harmed
+    assert path.read_bytes().count(b"A" * len(reference)) == 1
+    path.write_bytes(path.read_bytes().replace(b"A" * len(reference), reference))
+    assert segment(scans.tiny, scans.source, scans.out, "--stage", "coarse") == 3
+    told = reference.strip().decode().replace("\\", "/")
+    assert f"{path}: refers to a file outside of its folder ({told}); do not trust this export" in error(capsys.readouterr().err)
+    assert {f.name for f in scans.out.iterdir()} - {"bad.json", "bad.nii.gz"} == {"checks.json", "dataset.json", "good.json", "good.nii.gz"}
+    assert (scans.out / "bad.nii.gz").exists() == (harmed == "DICOMDIR")
     np.testing.assert_array_equal(read_label(scans.out / "good.nii.gz").array, expected)
 
 
