@@ -26,7 +26,7 @@ from c2f_nnunet.training import checkpoint
 CONTEXT = multiprocessing.get_context("forkserver")
 _USED = ("running.graph", "running.predict", "running.crossval", "running.export", "running.planning", "cli.common")
 CONTEXT.set_forkserver_preload([f"c2f_nnunet.{name}" for name in _USED] + ["pandas", "matplotlib.figure", "tqdm", "tests.faults.processes"])
-PATIENCE_S = 60.0  # for what takes a second on an idle machine
+PATIENCE_S = 240.0  # for what takes seconds on an idle machine: threads that wait for each other crawl on a busy one
 
 
 class Command:
