@@ -17,7 +17,7 @@ from .members import Job, TrainOptions, is_finished, settings_for
 log = logging.getLogger(__name__)
 GROUPS = ("coarse", "fine", "all")
 FIT_SHARE = {"fusion": 0.03, "merge": 0.04}  # of a time budget, kept for the fits: a choice
-LEAST_SECONDS = 1.0
+LEAST_PART = 0.25  # of a training's part of a time budget, where others took more than theirs
 
 
 @dataclass(frozen=True)
@@ -120,18 +120,25 @@ class TimeBudget:
 
     def __init__(self, minutes: float | None, todo: list[Task], clock: Callable[[], float] = time.monotonic):
         self.clock = clock
-        self.ends = clock() + minutes * 60 if minutes else None
+        self.seconds = minutes * 60 if minutes else None
+        self.ends = clock() + self.seconds if minutes else None
         self.todo = list(todo)
 
     def start(self, task: Task) -> float | None:
-        """Seconds for a task that starts now; None without a budget. TrainingError where nothing is left.
+        """Seconds for a task that starts now; None without a budget. TrainingError where more than twice the budget has passed.
 
-        A member that went on with the time of an earlier command, or a long fit, may have taken it all; a second's training would
-        count as finished.
+        A busy machine's long validations and fits may take more than their part: then a training gets a quarter of its own all the same,
+        and the command takes longer than asked for, rather than that some organs are not trained at all. A member that went on with
+        the time of an earlier command may take far more; seconds of training would then count as finished.
         """
         if self.ends is None:
             return None
         ahead, left = self.todo[self.todo.index(task) :], self.ends - self.clock()
-        if left <= 0:
+        if left < -self.seconds:
             raise TrainingError(f"{task.title}: --minutes were over before it began; run the same command again, with the minutes for what is left")
-        return max(LEAST_SECONDS, left * task.share / sum(t.share for t in ahead))
+        least = LEAST_PART * self.seconds * task.share / sum(t.share for t in self.todo)
+        if (part := left * task.share / sum(t.share for t in ahead)) >= least:
+            return part
+        if task.member:
+            log.warning("%s: hardly anything is left of --minutes; it is trained for %.0f s all the same", task.title, least)
+        return least
