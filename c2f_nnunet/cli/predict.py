@@ -92,8 +92,9 @@ def body(args: argparse.Namespace) -> None:
     print(f"peak memory: {predict.peak_memory_gb():.2f} GB; results in {out}")
     if failed:
         named = "; ".join(f"{p.case}: {p.error}" for p in failed)
-        rest = ", the others are done" if good else ""
-        raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases failed{rest}: {named}")
+        if len(failed) == len(cases):
+            raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {named}")
+        raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases failed, the others are done: {named}")
 
 
 main = entry(parser, body)
