@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -222,7 +223,7 @@ def signalled(method: Method, raw: Path, folder: Path) -> str:
     except subprocess.TimeoutExpired:
         code = None
     took_s = time.monotonic() - began
-    if child.poll() is None:
+    with suppress(ProcessLookupError):  # what it left running, nnU-Net's workers for instance
         os.killpg(child.pid, signal.SIGKILL)
     kept = "a checkpoint to go on from" if list((method.runs / "fold_2").glob("checkpoint_latest.*")) else "no checkpoint"
     return f"{kept}, " + ("still running after a minute" if code is None else f"exit code {code} after {took_s:.0f} s")

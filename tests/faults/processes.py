@@ -265,7 +265,13 @@ def slow_start(seconds: float, mark: Path):
 def _slow_start(seconds: float, mark: Path) -> None:
     from c2f_nnunet.running import preprocess
 
-    preprocess.require_same_source = lambda *args: (mark.touch(), time.sleep(seconds))
+    def in_pieces(*args) -> None:  # as hashing is: a signal that comes just before a single long sleep is heard after it
+        mark.touch()
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            time.sleep(0.01)
+
+    preprocess.require_same_source = in_pieces
 
 
 def spoiled_loss(*calls: int):
