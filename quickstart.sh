@@ -20,6 +20,7 @@ fail() {
     echo "$1" >&2
     exit "${2:-1}"
 }
+holds_files() { compgen -G "$1/*" >/dev/null; }
 step() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -61,7 +62,8 @@ if [[ -z $data ]]; then
         python "$root/dataset_conversion/phantom.py" "$workspace/raw"
     fi
 fi
-export C2F_RAW=${data%/*}
+C2F_RAW=$(dirname -- "$data")
+export C2F_RAW
 name=${data##*/}
 predictions=$workspace/predictions/$name
 
@@ -69,16 +71,18 @@ step "planning and preprocessing $name"
 c2f_plan_and_preprocess -d "$name"
 step "training every member on fold 0 for $minutes minutes"
 c2f_train all 0 -d "$name" --minutes "$minutes" "${on_device[@]+"${on_device[@]}"}"
-if [[ -d $data/imagesTs ]]; then
+code=0 # of a step that failed in part: a bad test scan is no reason to go without the cross-validation
+if holds_files "$data/imagesTs"; then
     step "predicting imagesTs"
-    c2f_predict -i "$data/imagesTs" -o "$predictions" -d "$name" --report "${on_device[@]+"${on_device[@]}"}"
-    if [[ -d $data/labelsTs ]]; then
+    c2f_predict -i "$data/imagesTs" -o "$predictions" -d "$name" --report "${on_device[@]+"${on_device[@]}"}" || code=$?
+    if holds_files "$data/labelsTs"; then
         step "scoring against labelsTs"
-        c2f_evaluate "$data/labelsTs" "$predictions" -djfile "$data/dataset.json"
+        c2f_evaluate "$data/labelsTs" "$predictions" -djfile "$data/dataset.json" || code=$?
     fi
 fi
 step "cross-validation report"
-c2f_crossval -d "$name" "${on_device[@]+"${on_device[@]}"}"
+c2f_crossval -d "$name" "${on_device[@]+"${on_device[@]}"}" || code=$?
+((code == 0)) || fail "quickstart.sh: a step after the training failed, see its error above" "$code"
 step "done"
 for report in "$C2F_RESULTS/$name"/*/crossval/report.html; do echo "report: $report"; done
 echo "every slice and 3D, in the browser: $root/.venv/bin/c2f_view FOLDER, with the folder of a report.html"

@@ -1,10 +1,10 @@
 """Does the confidence rank errors? Every held-out case's evidence beside the DSC that it reached, and what ranks it best.
 
-Predicts the held-out cases of one fold with the networks that never saw them, and prints Spearman's correlation of each quantity
+Predicts the held-out cases of each fold with the networks that never saw them, and prints Spearman's correlation of each quantity
 with the DSC, per organ and pooled, with bootstrap intervals over the cases; and how many of the worst tenth are among the flagged,
-each organ's limit, a percentile or that of the checks, taken from the other cases. Further model folders (trained on the same fold) join as an ensemble, as folds would.
+each organ's limit, a percentile or that of the checks, taken from the other cases. Further model folders (trained on the same folds) join as an ensemble, as folds would.
 
-  python benchmarks/confidence.py RESULTS/Dataset015_HeadNeckKBP/auto --raw RAW/Dataset015_HeadNeckKBP --fold 0 -o features.csv
+  python benchmarks/confidence.py RESULTS/Dataset015_HeadNeckKBP/auto --raw RAW/Dataset015_HeadNeckKBP --fold 0 1 2 3 4 -o features.csv
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from c2f_nnunet.inference.limits import CASE_ALARMS, least_probability, organ_li
 from c2f_nnunet.io import records
 from c2f_nnunet.io.images import read_image, read_label
 from c2f_nnunet.network.precision import default_device, find_device
-from c2f_nnunet.running.model import build_cascade, held_out_case, open_model
+from c2f_nnunet.running.model import Model, build_cascade, held_out_case, open_model
 from c2f_nnunet.workspace import ModelFolder
 
 QUANTITIES = ("inside", "soft", "views", "folds", "stages")
@@ -42,7 +42,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("models", nargs="+", type=Path, metavar="MODEL_FOLDER", help="the first gives the fusion's weights and the split")
     p.add_argument("--raw", required=True, type=Path, help="the raw data set's folder")
-    p.add_argument("--fold", type=int, default=0)
+    p.add_argument("--fold", type=int, nargs="+", default=[0])
     p.add_argument("-o", dest="out", required=True, type=Path, metavar="CSV", help="cases that are in it already are not predicted again")
     p.add_argument("--drop_top", type=float, default=0.0, metavar="SHARE", help="cut this part of the slices off the top: is it noticed?")
     args = p.parse_args()
@@ -50,22 +50,26 @@ def main() -> None:
     show_cut(frame) if args.drop_top else show(frame)
 
 
-def measure(models: list[Path], raw: Path, fold: int, out: Path, drop_top: float) -> pd.DataFrame:
+def measure(models: list[Path], raw: Path, folds: list[int], out: Path, drop_top: float) -> pd.DataFrame:
     """One row per held-out case and organ; written after each case."""
     opened = [open_model(ModelFolder(folder)) for folder in models]
-    device = find_device(default_device())
-    cascades = [build_cascade(model, (fold,), "best", device)[0] for model in opened]
-    ensemble = {name: [n for c in cascades for n in c.networks[name]] for name in cascades[0].networks}
-    cascade, clean = replace(cascades[0], networks=ensemble), frozenset(opened[0].fusion.clean)
     cases = {c.id: c for c in read_dataset(raw).training}
     fingerprint = records.read(Fingerprint, models[0] / "fingerprint.json")
-    frame = pd.read_csv(out) if out.exists() else pd.DataFrame({"case": []})
-    for case in tqdm([c for c in opened[0].splits()[fold].val if c not in set(frame["case"])], unit="case", disable=None):
-        rows = of_case(cascade, held_out_case(cases, case), clean, fingerprint, drop_top)
-        frame = pd.concat([frame, pd.DataFrame(rows)], ignore_index=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(out, index=False)
+    frame, clean = pd.read_csv(out) if out.exists() else pd.DataFrame({"case": []}), frozenset(opened[0].fusion.clean)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for fold in folds:
+        cascade = ensembled(opened, fold)
+        for case in tqdm([c for c in opened[0].splits()[fold].val if c not in set(frame["case"])], unit="case", disable=None):
+            rows = of_case(cascade, held_out_case(cases, case), clean, fingerprint, drop_top)
+            frame = pd.concat([frame, pd.DataFrame(rows)], ignore_index=True)
+            frame.to_csv(out, index=False)
     return frame
+
+
+def ensembled(models: list[Model], fold: int) -> Cascade:
+    """The first model's cascade of a fold, with the others' networks beside its own."""
+    cascades = [build_cascade(model, (fold,), "best", find_device(default_device()))[0] for model in models]
+    return replace(cascades[0], networks={name: [n for c in cascades for n in c.networks[name]] for name in cascades[0].networks})
 
 
 def of_case(cascade: Cascade, case: Case, clean: frozenset[str], fingerprint: Fingerprint, drop_top: float) -> list[dict]:

@@ -72,7 +72,8 @@ def main() -> None:
         maps: dict[str, list[FitCase]] = {o: [] for o in organs}
         for case in split.val:
             for organ, saved in running._save_maps(cascade, cases[case], Path(scratch), {o: [] for o in organs}):
-                maps[organ].append(one_organ(saved.load(), 0))
+                if saved.load:
+                    maps[organ].append(one_organ(saved.load(), 0))
         names = tuple(m.name for m in cascade.views)
         tables = {"fusion of the views": [row(o, [one_organ(v, c) for v in views], names) for c, o in enumerate(organs)],
                   "merge of both stages": [row(o, maps[o], MERGE_SOURCES) for o in organs]}  # fmt: skip

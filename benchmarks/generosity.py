@@ -49,6 +49,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for case in model.splits()[0].val:
             for organ, saved in running._save_maps(cascade, cases[case], Path(scratch), {o: [] for o in organs}):
+                if saved.load is None:
+                    raise SystemExit(f"{case}: {organ} was found nowhere; train longer")
                 loaded = saved.load()
                 found[case, organ] = by_bias(loaded.logits, loaded.truth, saved.voxels, weights.table[:, organs.index(organ)])
     scores = pd.DataFrame.from_dict(found, orient="index", columns=BIASES)

@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -92,11 +93,16 @@ class HeldOut:
         return {name: float(np.mean(values)) for name, values in found.items()}
 
 
+def drawn(cases: Sequence[str], count: int | None) -> Sequence[str]:
+    """So many of the cases, always the same ones for a count, and a smaller count's among a larger one's; all for None."""
+    return cases if count is None else [cases[i] for i in np.random.default_rng(0).permutation(len(cases))[:count]]
+
+
 def run(member: MemberPlan, model, store: StoreFolder, args, held_out: HeldOut | None) -> list[dict]:
     """Train and score at a third, two thirds and the end."""
     split, device, plan = model.splits()[0], find_device(args.device), member.training
     volumes = Store(store.volumes(member.volumes))
-    cached = CachedVolumes(volumes.of_cases(split.train), 4.0)
+    cached = CachedVolumes(volumes.of_cases(drawn(split.train, args.patients)), 4.0)
     source = SliceSource(member, model.plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
     cached.load()
     if held_out:
@@ -135,6 +141,7 @@ def main() -> None:
     p.add_argument("--steps", type=int)
     p.add_argument("--seconds", type=float)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--patients", type=int, help="train with so many of the fold's training cases only")
     p.add_argument("--workers", type=int, default=1, help="augmentation processes (0: none)")
     p.add_argument("--device", default=default_device())
     args = p.parse_args()

@@ -13,25 +13,59 @@ import numpy as np
 
 from .errors import DatasetError
 
+_APART = r"[ _\-.,()\[\]]+"
 _SIDE = re.compile(
-    # a bare letter glued to the name by nothing but case ("rTemporal") is too weak a sign
-    r"^(?:(?:(?P<pre>left|right|lt|rt)(?:[ _\-.]+|(?=(?-i:[A-Z])))|(?P<letter>[lr])[ _\-.]+)(?P<prestem>.+)"
-    r"|(?P<stem>.+?)(?:[ _\-.]+|(?<=(?-i:[a-z]))(?=(?-i:Left|Right|Lt|Rt|[LR])$))(?P<post>left|right|lt|rt|l|r))$",
+    # a bare letter glued to the name by nothing but case ("rTemporal") is too weak a sign, unless its partner is there (`sides_of`)
+    rf"(?:(?P<pre>left|right|lt|rt)(?:{_APART}|(?=(?-i:[A-Z])))|(?P<letter>[lr]){_APART})(?P<prestem>.+)"
+    rf"|(?P<stem>.+?)(?:{_APART}|(?<=(?-i:[a-z]))(?=(?-i:Left|Right|Lt|Rt|[LR])$))(?P<post>left|right|lt|rt|l|r)",
     re.IGNORECASE,
 )
+# (left, right): what is too weak a sign by itself, and counts beside the partner only; of other languages as well
+_WORDS = (("l", "r"), ("lt", "rt"), ("left", "right"), ("g", "d"), ("gauche", "droite"), ("li", "re"), ("links", "rechts"), ("izq", "der"),
+          ("sin", "dx"), ("sin", "dex"))  # fmt: skip
+_LEFT = {left for left, _ in _WORDS}
+_FORMS = [
+    form.replace("SIDE", f"(?P<side>{left}|{right})").replace("APART", _APART)
+    for left, right in _WORDS for form in (r"SIDEAPART(?P<stem>.{3,})", r"(?P<stem>.{3,}?)APARTSIDE", r"(?P<stem>.+?)APARTSIDE(?P<rest>APART.+)")
+] + [r"(?P<side>l|r)(?P<stem>.{3,})", r"(?P<stem>.{3,}?)(?P<side>l|r)"]  # fmt: skip
 
 
 def side_and_stem(name: str) -> tuple[str, str] | None:
     """('L'|'R', name without its side) for a sided organ name; None for an unsided one.
 
-    >>> side_and_stem("Parotid_L"), side_and_stem("Right Optic Nerve"), side_and_stem("OpticNrv_Rt")
-    (('L', 'Parotid'), ('R', 'Optic Nerve'), ('R', 'OpticNrv'))
+    >>> side_and_stem("Parotid_L"), side_and_stem("Right Optic Nerve"), side_and_stem("Parotid (Rt)")
+    (('L', 'Parotid'), ('R', 'Optic Nerve'), ('R', 'Parotid'))
     """
-    hit = _SIDE.match(name)
+    hit = _SIDE.fullmatch(_bare(name))
     if not hit:
         return None
     word = hit["pre"] or hit["letter"] or hit["post"]
-    return word[0].upper(), (hit["prestem"] or hit["stem"]).strip(" _-.")
+    return word[0].upper(), _bare(hit["prestem"] or hit["stem"])
+
+
+def sides_of(organs: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Sided organ → ('L'|'R', name without its side), as far as these organs' names tell.
+
+    Where its partner is there, a side is also a letter glued to the name (LParotid, PAROTIDR), a word within it (Lobe_L_Temporal) and
+    other languages' words (Parotide D).
+
+    >>> sides_of(["PAROTIDL", "PAROTIDR", "CANAL"])
+    {'PAROTIDL': ('L', 'PAROTID'), 'PAROTIDR': ('R', 'PAROTID')}
+    """
+    found = {organ: side for organ in organs if (side := side_and_stem(organ))}
+    for form in _FORMS:
+        partners: dict[str, dict[str, tuple[str, str]]] = {}
+        for organ in organs:
+            if organ not in found and (hit := re.fullmatch(form, _bare(organ), re.IGNORECASE)):
+                stem = _bare(hit["stem"] + hit.groupdict().get("rest", ""))
+                partners.setdefault(stem.lower(), {})["L" if hit["side"].lower() in _LEFT else "R"] = (organ, stem)
+        found |= {organ: (letter, stem) for both in partners.values() if len(both) == 2 for letter, (organ, stem) in both.items()}
+    return found
+
+
+def _bare(name: str) -> str:
+    """A name without what stands about it."""
+    return name.strip(" _-.,()[]")
 
 
 @dataclass(frozen=True)
@@ -51,13 +85,19 @@ class LabelSet:
         return cls(tuple(n for n, _ in organs), tuple(i for _, i in organs))
 
     @cached_property
+    def sides(self) -> dict[str, tuple[str, str]]:
+        """Sided organ → ('L'|'R', name without its side), see `sides_of`."""
+        return sides_of(self.organs)
+
+    @cached_property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(left, right) organ names that share a stem, in label order of the left one."""
-        sides: dict[str, dict[str, str]] = {}
+        both: dict[str, dict[str, str]] = {}
         for organ in self.organs:
-            if found := side_and_stem(organ):
-                sides.setdefault(found[1].lower(), {})[found[0]] = organ
-        return tuple((s["L"], s["R"]) for s in sides.values() if len(s) == 2)
+            if organ in self.sides:
+                side, stem = self.sides[organ]
+                both.setdefault(stem.lower(), {})[side] = organ
+        return tuple((s["L"], s["R"]) for s in both.values() if len(s) == 2)
 
     @cached_property
     def mirrored_channel(self) -> tuple[int, ...]:
@@ -72,7 +112,7 @@ class LabelSet:
     def is_symmetric(self) -> bool:
         """Whether every sided organ has its partner: only then may patients be mirrored."""
         paired = {organ for pair in self.pairs for organ in pair}
-        return all(organ in paired or side_and_stem(organ) is None for organ in self.organs)
+        return all(organ in paired or organ not in self.sides for organ in self.organs)
 
     @property
     def channels(self) -> int:
@@ -96,10 +136,11 @@ class LabelSet:
 
     def colour(self, organ: str) -> tuple[float, float, float]:
         """A display colour (r, g, b in 0…1), distinct per organ; both sides of a pair have the same hue, the left one darker."""
-        found = side_and_stem(organ)
-        stems = list(dict.fromkeys((side_and_stem(o) or (None, o))[1].lower() for o in self.organs))
-        hue = (stems.index((found[1] if found else organ).lower()) * 0.61803398875 + 0.02) % 1.0  # golden ratio: far hues for neighbours
-        return colorsys.hsv_to_rgb(hue, 0.9, 0.75 if found and found[0] == "L" else 1.0)
+        named = {o: self.sides.get(o, ("", o)) for o in self.organs}
+        stems = list(dict.fromkeys(stem.lower() for _, stem in named.values()))
+        side, stem = named[organ]
+        hue = (stems.index(stem.lower()) * 0.61803398875 + 0.02) % 1.0  # golden ratio: far hues for neighbours
+        return colorsys.hsv_to_rgb(hue, 0.9, 0.75 if side == "L" else 1.0)
 
 
 def _looked_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -112,8 +153,7 @@ def _looked_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 def member_name(organs: tuple[str, ...]) -> str:
     """The fine member of an organ or left/right pair: '3d_Mandible', '3d_Parotid'; safe as a folder name, letters of any script kept."""
-    found = side_and_stem(organs[0])
-    stem = found[1] if len(organs) == 2 and found else organs[0]
+    stem = sides_of(organs).get(organs[0], ("", organs[0]))[1] if len(organs) == 2 else organs[0]
     return "3d_" + re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", stem))
 
 

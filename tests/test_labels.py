@@ -17,6 +17,8 @@ FIVE = LabelSet.from_names({"background": 0, "BrainStem": 1, "SpinalCord": 2, "P
     ("EyeL", ("L", "Eye")),
     ("parotid-r", ("R", "parotid")),
     ("L_Parotid", ("L", "Parotid")),
+    ("Parotid (L)", ("L", "Parotid")),
+    ("(rt) Parotid", ("R", "Parotid")),
     ("LN_Neck_IA_R", ("R", "LN_Neck_IA")),  # begins with a letter of a side, glued
     # names that only begin or end with such letters
     ("Larynx", None), ("Lung", None), ("Rectum", None), ("Temporal", None), ("rTemporal", None), ("Cord_L_x", None), ("BrainStem", None),
@@ -34,6 +36,24 @@ def test_pairs_are_left_then_right_whatever_their_order_in_the_file():
 def test_pairs_of_different_spellings():
     labels = LabelSet.from_names({"background": 0, "Left Optic Nerve": 1, "right optic nerve": 2})
     assert labels.pairs == (("Left Optic Nerve", "right optic nerve"),)
+
+
+@pytest.mark.parametrize("left, right, member", [
+    ("LParotid", "RParotid", "3d_Parotid"),
+    ("PAROTIDL", "PAROTIDR", "3d_PAROTID"),
+    ("Eye_AL", "Eye_AR", "3d_Eye_A"),
+    ("Lobe_Temporal_L_sup", "Lobe_Temporal_R_sup", "3d_Lobe_Temporal_sup"),
+    ("Parotide G", "Parotide D", "3d_Parotide"),
+    ("Parotide gauche", "Parotide droite", "3d_Parotide"),
+    ("Parotis li.", "Parotis re.", "3d_Parotis"),
+])  # fmt: skip
+def test_weaker_signs_of_a_side_count_beside_the_partner(left, right, member):
+    labels = LabelSet.from_names({"background": 0, "CANAL": 1, right: 2, "Lens D": 3, left: 4})
+    assert labels.pairs == ((left, right),) and labels.is_symmetric and labels.mirrored_channel == (0, 1, 4, 3, 2)
+    assert member_name((left, right)) == member and side_and_stem(left) is None
+    assert labels.colour(left) == pytest.approx([0.75 * v for v in labels.colour(right)])
+    alone = LabelSet.from_names({"background": 0, "CANAL": 1, left: 2})
+    assert alone.pairs == () and alone.sides == {}
 
 
 def test_mirrored_channel():

@@ -34,20 +34,22 @@ def body(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..data.dataset import read_dataset
-    from ..errors import SomeCasesFailed
+    from ..errors import C2FError, SomeCasesFailed
     from ..network.precision import default_device, find_device
     from ..running.crossval import crossval
     from ..running.model import open_model
     from ..workspace import Workspace
 
+    others = dict(args.compare)
+    if len(others) < len(args.compare):
+        raise C2FError(f"--compare: a name is given twice ({', '.join(name for name, _ in args.compare)}); give each folder a name of its own")
     workspace = Workspace.find(args.workspace)
     folder = workspace.model(args.dataset, args.plan)
     model = open_model(folder)
     dataset = read_dataset(workspace.raw / model.plan.dataset)
     device = find_device(args.device or default_device())
     with tqdm(desc="cross-validating", unit="case", disable=None) as bar:
-        others, readers = dict(args.compare), not args.no_two_readers
-        page, failed = crossval(model, dataset, device, args.checkpoint, others, lambda case: bar.update(), readers)
+        page, failed = crossval(model, dataset, device, args.checkpoint, others, lambda case: bar.update(), not args.no_two_readers)
     print((folder.crossval / "report.md").read_text().split("## All metrics")[0].strip())
     print(f"\nreport: {page}")
     if failed:

@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("gt_dir", metavar="GT_DIR", type=Path, help="folder of reference label files, CASE.nii.gz (.nii, .nrrd, .mha)")
     p.add_argument("pred_dir", metavar="PRED_DIR", type=Path, help="folder of predicted label files with the same names")
     p.add_argument("-djfile", metavar="FILE", type=Path,
-                   help="dataset.json with the labels (default: that in PRED_DIR, GT_DIR or GT_DIR's parent; without one, the ids found)")
+                   help="dataset.json with the labels (default: that in GT_DIR, GT_DIR's parent or PRED_DIR; without one, the ids found)")
     p.add_argument("-o", dest="out", metavar="OUT", type=Path, help="folder for summary.json and per_case.csv (default: PRED_DIR)")
     p.add_argument("-np", dest="processes", metavar="N", type=positive, default=min(4, os.cpu_count() or 1),
                    help="processes (default: %(default)s)")
@@ -35,9 +35,12 @@ def body(args: argparse.Namespace) -> None:
     from ..io import durable
     from ..workspace import require_writable
 
-    places = [f / "dataset.json" for f in (args.pred_dir, args.gt_dir, args.gt_dir.absolute().parent)]
-    source = args.djfile or next((f for f in places if f.is_file()), None)
+    places = [f / "dataset.json" for f in (args.gt_dir, args.gt_dir.absolute().parent, args.pred_dir)]
+    found = [args.djfile] if args.djfile else [f for f in places if f.is_file()]
+    source = found[0] if found else None
     labels, annotated = folders.declared(source) if source else (None, None)
+    if differing := [str(f) for f in found[1:] if folders.declared(f)[0] != labels]:  # a number would mean another organ in one of them
+        raise C2FError(f"{source}: has other labels than {' and '.join(differing)}; give the one that holds for both folders as -djfile")
     folders.label_files(args.pred_dir)  # a misspelled folder must not be made by the check that it can be written
     out = args.out or args.pred_dir
     require_writable(out)

@@ -75,23 +75,24 @@ def body(args: argparse.Namespace) -> None:
         done = predict.predict_cases(cascade, cases, out, options, lambda case: bar.update())
     if folder.dataset_json.exists():  # its label names are what c2f_evaluate shows
         durable.write_bytes(out / "dataset.json", folder.dataset_json.read_bytes())
-    noted = checking.gather_checks(out)  # those of cases that stood already, too
+    good, failed = [p for p in done if p.error is None], {p.case: p.error for p in done if p.error}
+    noted = [c for c in checking.gather_checks(out) if c.case not in failed]  # those of cases that stood already, too
     checking.write_checks(out, noted)
-    good, failed = [p for p in done if p.error is None], [p for p in done if p.error]
     if good:
         seconds = pd.DataFrame([p.seconds for p in good])
         medians = ", ".join(f"{name} {value:.1f}" for name, value in seconds.median().items())
         print(f"seconds per case (median): {medians}; all {seconds.to_numpy().sum():.0f} s")
-    asked = {c.id for c in cases} - {p.case for p in failed}
+    asked = {c.id for c in cases}
     if flagged := checking.table(c for c in noted if c.case in asked):
         print("organs that need a look:\n" + flagged)
     if args.report and len(failed) < len(cases):
         title = f"{model.plan.dataset}: predictions of plan '{model.plan.name}'"
-        page = prediction_report(out, title, model.plan.labels, everything, options)
+        held_out = {h.organ: h.dsc for h in model.fusion.held_out} if args.stage == "fine" else {}  # merged results: no other stage's
+        page = prediction_report(out, title, model.plan.labels, everything, options, held_out, failed)
         print(f"report: {page}; slice by slice and in 3D: c2f_view {out}")
     print(f"peak memory: {predict.peak_memory_gb():.2f} GB; results in {out}")
     if failed:
-        named = "; ".join(f"{p.case}: {p.error}" for p in failed)
+        named = "; ".join(f"{case}: {why}" for case, why in failed.items())
         if len(failed) == len(cases):
             raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {named}")
         raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases failed, the others are done: {named}")

@@ -5,7 +5,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Callable, Sequence
 
 import numpy as np
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 PERCENTILES = (0.5, 50, 99.5)
 ORGAN_SAMPLES = 10_000
 GRID_TOLERANCE_VOXELS = 0.05
+ASIDE_MM = 10.0  # an organ farther from the midline lies on a side
 SPACING_OUTLIER = 3.0  # ratio to the data set's median, on any axis
 CANONICAL_LETTERS = (("S", "I"), ("P", "A"), ("L", "R"))  # where a canonical axis points: kept, flipped
 
@@ -105,7 +106,7 @@ def measure(dataset: Dataset, processes: int = 1, on_case: Callable[[str], None]
     cases = tuple(m.stats for m in measured)
     _refuse_organs_never_seen(dataset, cases)
     warnings = [w for m in measured for w in m.warnings]
-    warnings += _spacing_warnings(cases) + _swapped_sides(cases, dataset.labels.pairs) + _twins(measured)
+    warnings += _spacing_warnings(cases) + _swapped_sides(cases, dataset.labels.pairs) + _nameless_pairs(cases, dataset.labels) + _twins(measured)
     for warning in warnings:
         log.warning("%s", warning)
     return Fingerprint(dataset.name, dataset.labels, cases, dataset.labels.pairs, tuple(warnings))
@@ -271,6 +272,20 @@ def _swapped_sides(cases: Sequence[CaseStats], pairs: Sequence[tuple[str, str]])
         f"{c.id}: {left} lies to the patient's right of {right}; check the label map and the orientation in the header"
         for c in cases for left, right in pairs
         if {left, right} <= c.organs.keys() and c.organs[left].offset_mm[2] < c.organs[right].offset_mm[2]
+    ]
+
+
+def _nameless_pairs(cases: Sequence[CaseStats], labels: LabelSet) -> list[str]:
+    """Organs that lie like a left and a right one, but whose names tell no sides: mirrored patients would teach one for the other."""
+    unsided = {o: [c.organs[o] for c in cases if o in c.organs] for o in labels.organs if o not in labels.sides}
+    places = {o: np.median([s.offset_mm for s in stats], axis=0) for o, stats in unsided.items() if stats}
+    volumes = {o: np.median([s.volume_mm3 for s in unsided[o]]) for o in places}
+    return [
+        f"{a} and {b} lie on either side of the patient like a left and a right organ, but their names do not say so, and mirrored patients "
+        f"would teach one for the other; name them {a}_{'LR'[bool(places[a][2] < 0)]} and {b}_{'LR'[bool(places[b][2] < 0)]} in dataset.json"
+        for a, b in combinations(places, 2)
+        if places[a][2] * places[b][2] < 0 and min(abs(places[a][2]), abs(places[b][2])) > ASIDE_MM
+        and np.abs(places[a] - places[b] * (1, 1, -1)).max() < ASIDE_MM and 0.5 < volumes[a] / volumes[b] < 2
     ]
 
 

@@ -32,12 +32,16 @@ class _Declared:
 def declared(dataset_json: Path) -> tuple[LabelSet, dict[str, tuple[str, ...]]]:
     """The labels of a dataset.json and its `annotated` (case → organs; {} where it has none).
 
-    Raises RecordError or C2FError where a label is no name: id or `annotated` names an organ that is none of the labels.
+    Raises RecordError or C2FError where a label is no name: id, or nnU-Net's ignore label, or `annotated` names an organ that is none
+    of the labels.
     """
     value = records.read_json(dataset_json)
     known = {k: value[k] for k in ("labels", "annotated") if k in value} if isinstance(value, dict) else value
     description = records.from_json(_Declared, known, dataset_json)
     labels, annotated = LabelSet.from_names(description.labels), description.annotated or {}
+    if ignored := [organ for organ in labels.organs if organ.strip().lower() == "ignore"]:
+        raise C2FError(f"{dataset_json}: the label '{ignored[0]}' is not supported; take it out of the masks and here, and list the organs that "
+                       "are known in such cases under 'annotated'")  # fmt: skip
     if not labels.organs:
         raise C2FError(f"{dataset_json}: labels names no organ besides the background; list the organs and their ids")
     if wrong := sorted({f"{case}: {organ}" for case, organs in annotated.items() for organ in organs if organ not in labels.organs}):

@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..io import durable
 from ..labels import LabelSet
 from . import figures
-from .metrics import METRICS, CaseScore, OrganScore
+from .metrics import METRICS, CaseScore, OrganScore, mean_sd
 from .pictures import View
 
 Views = Mapping[int, tuple[View, ...]]  # channel → its three views
@@ -227,8 +227,13 @@ def found(how: str) -> str:
     return FOUND.get(how, how)
 
 
-def predicted_organs(cases: Mapping[str, Sequence[PredictedOrgan]], labels: LabelSet) -> OrganTable:
-    """Each organ over the cases: in how many it was found, its volumes beside those to be expected, how sure it is, how often flagged."""
+def predicted_organs(
+    cases: Mapping[str, Sequence[PredictedOrgan]], labels: LabelSet, held_out: Mapping[str, Sequence[float]] | None = None
+) -> OrganTable:
+    """Each organ over the cases: in how many it was found, its volumes beside those to be expected, how sure it is, how often flagged.
+
+    held_out: organ → DSCs (0…1) that the model reached on held-out cases of its training set.
+    """
     rows = []
     for c, organ in enumerate(labels.organs, start=1):
         mine = [(case, o) for case, organs in cases.items() for o in organs if o.organ == organ]
@@ -240,16 +245,24 @@ def predicted_organs(cases: Mapping[str, Sequence[PredictedOrgan]], labels: Labe
         rows.append((c, organ, (
             Shown(f"{len(there)} of {len(mine)}", len(there)),
             *(number(f(volumes) if volumes else None, 2) for f in (median, min, max)),
-            Shown(f"{expected[0]:.1f} to {expected[1]:.1f}", expected[0]) if expected else Shown("–"),
+            Shown("{:.{d}f} to {:.{d}f}".format(*expected, d=1 if expected[1] >= 1 else 3), expected[0]) if expected else Shown("–"),
             *(number(f(sure) if sure else None, 1, 100) for f in (median, min)),
-            Shown(least[0], least[0]) if least else Shown("–"), Shown(str(flagged), flagged),
+            Shown(least[0], least[0]) if least else Shown("–"), _reached((held_out or {}).get(organ, ())), Shown(str(flagged), flagged),
         )))  # fmt: skip
     return OrganTable(
         (Heading("Found in", "", "def-found"), Heading("Median volume", "ml", "def-volume"), Heading("Smallest", "ml", "def-volume"),
          Heading("Largest", "ml", "def-volume"), Heading("To be expected", "ml", "def-expected"),
          Heading("Median confidence", "%", "def-confidence"), Heading("Lowest", "%", "def-confidence"), Heading("of", words=True),
-         Heading("Flagged", "", "def-flag")), tuple(rows),
+         Heading("Held-out DSC", "%", "def-held-out"), Heading("Flagged", "", "def-flag")), tuple(rows),
     )  # fmt: skip
+
+
+def _reached(values: Sequence[float]) -> Shown:
+    """'74.9 ± 13.8 (12)' of DSCs: mean, standard deviation, number of cases."""
+    if not values:
+        return Shown("–")
+    mean, sd = fmean(values), stdev(values) if len(values) > 1 else None
+    return Shown(f"{mean_sd(mean, sd)} ({len(values)})", mean)
 
 
 def predicted_pictures(cases: Mapping[str, Sequence[PredictedOrgan]], labels: LabelSet) -> dict[str, bytes]:
@@ -267,13 +280,17 @@ def predicted_pictures(cases: Mapping[str, Sequence[PredictedOrgan]], labels: La
 
 
 def build_prediction_report(
-    out_dir: Path, title: str, labels: LabelSet, cases: Mapping[str, Sequence[PredictedOrgan]], table: CaseTable, notes: Sequence[str] = ()
-) -> Path:
-    """Write report.html into out_dir, pictures embedded; returns its path. table: of these cases. notes: what must be known."""
+    out_dir: Path, title: str, labels: LabelSet, cases: Mapping[str, Sequence[PredictedOrgan]], table: CaseTable, notes: Sequence[str] = (),
+    held_out: Mapping[str, Sequence[float]] | None = None,
+) -> Path:  # fmt: skip
+    """Write report.html into out_dir, pictures embedded; returns its path. table: of these cases. notes: what must be known.
+
+    held_out: see `predicted_organs`.
+    """
     flagged = [(c.case, o) for c in table.cases for o in c.organs if o.flags]
     context = {
         "title": title, "made": now(), "notes": notes, "table": table, "colours": colours(labels), "flagged": flagged,
-        "organs": predicted_organs(cases, labels), "pictures": predicted_pictures(cases, labels),
+        "organs": predicted_organs(cases, labels, held_out), "pictures": predicted_pictures(cases, labels),
         "tiles": [("cases", len(table.cases)), ("organs", len(labels.organs)), ("flagged cases", sum(bool(c.flags) for c in table.cases)),
                   ("flagged organs", len(flagged))],
     }  # fmt: skip

@@ -170,14 +170,14 @@ def _cell(summary: pd.DataFrame, organ: str, metric: str) -> Cell:
 
 
 def _bold_best(cells: Sequence[Cell], means: Sequence[float], counts: Sequence[int], metric: str) -> list[Cell]:
-    """Marks the best cells of a row, judged as shown: equal after rounding are equally good.
+    """Marks the best cells of a row, judged as shown: equal after rounding are equally good, and where all are equal none is best.
 
     A mean over fewer cases than the row's fullest does not compete: it may leave out just the hard ones, or those it missed.
     """
     shown = METRICS[metric]
     rounded = [round(m * shown.scale, shown.digits) if n and n == max(counts) else None for m, n in zip(means, counts)]
     rivals = [v for v in rounded if v is not None]
-    best = (max if shown.best == "max" else min)(rivals) if len(rivals) > 1 else None
+    best = (max if shown.best == "max" else min)(rivals) if len(set(rivals)) > 1 else None
     return [Cell(c.text, c.note, best is not None and v == best) for c, v in zip(cells, rounded)]
 
 

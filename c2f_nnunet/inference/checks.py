@@ -82,9 +82,9 @@ def _check_organ(case: str, report: OrganReport, scan: Scene, limits: Mapping[st
     if known:
         shift = others_shift_mm(organ, scan.offsets_mm, {o: k.centre_mm for o, k in limits.items()})
         checks.append(check_scan(known.span_mm, scan.scan_mm, 0.0 if shift is None else float(shift[0]), known.in_scan))
-    if shape:
-        checks += _check_shape(report, shape, scan, limits) if known else []
-        checks += _check_pair(report, scan, known, pairs)
+    if shape and known:
+        checks += _check_shape(report, shape, scan, limits)
+    checks += _check_pair(report, scan, known, pairs)
     answered = tuple(c for c in checks if c is not None)
     return Checked(case, organ, report.confidence, report.evidence, not all(c.passed for c in answered), answered)
 
@@ -104,14 +104,14 @@ def _check_shape(report: OrganReport, shape: Shape, scan: Scene, limits: Mapping
 
 
 def _check_pair(report: OrganReport, scan: Scene, known: OrganLimits | None, pairs) -> list[Check | None]:
-    """Of an organ with a partner that is there too: do both lie on their sides, and do their sizes go together?"""
-    for pair in pairs:
-        if report.organ in pair and all(o in scan.shapes for o in pair):
-            partner = pair[1 - pair.index(report.organ)]
-            ratio = scan.shapes[report.organ].voxels / scan.shapes[partner].voxels
-            left, right = (scan.offsets_mm[o][2] for o in pair)
-            return [check_sides(left - right, report.flags), check_ratio(ratio, partner, known.ratio if known else None)]
-    return []
+    """Of an organ with a partner: do both lie on their sides, and do their sizes go together? Where one is empty, the coarse stage alone tells."""
+    pair = next((p for p in pairs if report.organ in p), ())
+    if pair and all(o in scan.shapes for o in pair):
+        partner = pair[1 - pair.index(report.organ)]
+        ratio = scan.shapes[report.organ].voxels / scan.shapes[partner].voxels
+        left, right = (scan.offsets_mm[o][2] for o in pair)
+        return [check_sides(left - right, report.flags), check_ratio(ratio, partner, known.ratio if known else None)]
+    return [check_sides(None, report.flags)] if pair and set(report.flags) & set(SIDE_FLAGS) else []
 
 
 def touched(shape: Shape, size: Sequence[int]) -> Faces:
@@ -132,7 +132,7 @@ def check_found(volume_ml: float, how: str, flags: Sequence[str], grown: bool, l
         said.append(f"found at {how}" if volume_ml else f"looked for at {how}")
     if not volume_ml:
         said.insert(0, "empty")
-    passed, said = not said, said or [f"found, {volume_ml:.1f} ml"]
+    passed, said = not said, said or [f"found, {volume_ml:.{_digits(volume_ml)}f} ml"]
     said += ["box grown once"] if grown else []  # worth knowing, but no sign of a fault
     return Check("found", volume_ml, (None, None), passed, "; ".join(said))
 
@@ -149,7 +149,8 @@ def check_volume(volume_ml: float, limit: Limit | None) -> Check | None:
     """Whether its size is one to be expected of the training cases."""
     if limit is None:
         return None
-    return _between("volume", volume_ml, limit, f"{volume_ml:.1f} ml, to be expected are {limit[0]:.1f} to {limit[1]:.1f} ml")
+    digits = _digits(limit[1])
+    return _between("volume", volume_ml, limit, f"{volume_ml:.{digits}f} ml, to be expected are {limit[0]:.{digits}f} to {limit[1]:.{digits}f} ml")
 
 
 def check_place(name: str, at_mm: Sequence[float] | None, limits: Limits3 | None) -> Check | None:
@@ -160,7 +161,7 @@ def check_place(name: str, at_mm: Sequence[float] | None, limits: Limits3 | None
     out_mm, axis, above = max(beyond)
     if out_mm <= 0:
         return Check(name, 0.0, (None, 0.0), True, f"{name} as in training")
-    return Check(name, float(out_mm), (None, 0.0), False, f"{name}: {out_mm:.0f} mm {ALONG[axis][above]} than to be expected")
+    return Check(name, float(out_mm), (None, 0.0), False, f"{name}: {out_mm:.{0 if out_mm >= 1 else 1}f} mm {ALONG[axis][above]} than to be expected")
 
 
 def check_pieces(components: int, largest_share: float, least: float | None) -> Check | None:
@@ -187,12 +188,15 @@ def check_scan(span_mm: tuple[float, float], scan_mm: tuple[float, float], shift
     return _between("range of the scan", share, (least, None), f"the scan {said}" if said else "the scan holds its usual place")
 
 
-def check_sides(left_minus_right_mm: float, flags: Sequence[str]) -> Check:
-    """Whether the left organ lies to the left of the right one (x grows to the left), in the result and in the coarse stage's boxes."""
+def check_sides(left_minus_right_mm: float | None, flags: Sequence[str]) -> Check:
+    """Whether the left organ lies to the left of the right one (x grows to the left), in the result and in the coarse stage's boxes.
+
+    left_minus_right_mm: None where one of them is empty in the result.
+    """
     flagged = [f for f in flags if f in SIDE_FLAGS]
-    passed = left_minus_right_mm > 0 and not flagged
+    passed = (left_minus_right_mm is None or left_minus_right_mm > 0) and not flagged
     said = "left and right lie on their sides" if passed else "; ".join(flagged) or "the left organ lies to the right of the right one"
-    return Check("sides", float(left_minus_right_mm), (0.0, None), passed, said)
+    return Check("sides", None if left_minus_right_mm is None else float(left_minus_right_mm), (0.0, None), passed, said)
 
 
 def check_ratio(ratio: float, partner: str, limit: Limit | None) -> Check | None:
@@ -201,6 +205,11 @@ def check_ratio(ratio: float, partner: str, limit: Limit | None) -> Check | None
         return None
     said = f"{ratio:.2f} times the size of {partner}, to be expected are {limit[0]:.2f} to {limit[1]:.2f}"
     return _between("size beside its partner", ratio, limit, said)
+
+
+def _digits(volume_ml: float) -> int:
+    """Decimals for an organ of this size (ml): a lens or a cochlea has a tenth of a millilitre."""
+    return 1 if volume_ml >= 1 else 3
 
 
 def _between(name: str, value: float, limit: Limit, sentence: str) -> Check:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..geometry import Geometry, boxed
-from ..labels import side_and_stem
+from ..labels import sides_of
 from ..planning.plan import MemberPlan
 from .resample import AIR_HU, covering_box, resample, resample_hu
 
@@ -26,13 +26,12 @@ class Crop:
 
 def is_mirrored(organ: str, member: MemberPlan) -> bool:
     """A pair's network is trained on right organs and mirrored left ones."""
-    found = side_and_stem(organ)
-    return len(member.organs) == 2 and found is not None and found[0] == "L"
+    return len(member.organs) == 2 and sides_of(member.organs)[organ][0] == "L"
 
 
 def is_symmetric(member: MemberPlan) -> bool:
     """Whether the member's organ lies across the midline, so that its mirror image is one of its kind."""
-    return len(member.organs) == 1 and side_and_stem(member.organs[0]) is None
+    return len(member.organs) == 1 and not sides_of(member.organs)
 
 
 def crop_geometry(image: Geometry, centre_mm, spacing_mm, shape) -> Geometry:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from ..data.dataset import Case, Dataset
-from ..errors import C2FError, ModelError, WorkspaceError
+from ..errors import C2FError, DatasetError, ModelError, WorkspaceError
 from ..evaluation import folders
 from ..evaluation.figures import OverlayCase
 from ..evaluation.metrics import CaseScore, score
 from ..evaluation.pages import Views, scored_cases
 from ..evaluation.pictures import organ_views
-from ..evaluation.report import build_report, doubts, representative_cases, with_own_flags
+from ..evaluation.report import COLUMNS, build_report, doubts, representative_cases, with_own_flags
 from ..inference.cascade import MERGE_SOURCES, Cascade, coarse_maps, merge, run_coarse, run_fine
 from ..inference.checks import Checked, as_rows
 from ..inference.fusion import FusionWeights, mean_weights
@@ -55,11 +55,14 @@ def crossval(
 
     others: name → folder of further predictions of the same cases, which become columns of Tables II and III. readers: show what two
     human readers reach on other patients.
-    ModelError where no fold is complete. Incomplete folds, and cases that could not be scored, are named in the report.
+    ModelError where no fold is complete, DatasetError where the data set's labels are no longer those of the plan. Incomplete folds, and cases that could not be scored, are named in the report.
     """
     folds, splits = complete_folds(model, model.plan.members, which), model.splits()
     if not folds:
         raise ModelError(f"{model.folder.root}: no fold has all its members trained; run c2f_train all 0 first")
+    if dataset.labels != model.plan.labels:
+        raise DatasetError(f"{dataset.name}: its labels are not those that the model was planned for ({', '.join(model.plan.labels.organs)}); "
+                           "put back the data set that it was trained on, or plan and train again")  # fmt: skip
     _check_others(model, others or {})
     require_writable(model.folder.crossval)
     for part in ("", "predictions", "tables", "figures"):
@@ -99,9 +102,9 @@ def crossval(
 
 def _check_others(model: Model, others: Mapping[str, Path]) -> None:
     """C2FError before anything is computed, where a folder to compare with is empty or its name is one of our own columns."""
-    own = {m.name for m in model.plan.coarse.members} | {"fusion", "coarse", "fine", "final"}
+    own = {name.casefold() for name in (*(m.name for m in model.plan.coarse.members), *COLUMNS, *COLUMNS.values())}
     for name, folder in others.items():
-        if name in own:
+        if name.casefold() in own:
             raise C2FError(f"--compare {name}={folder}: '{name}' is a column of the report already; give another name")
         folders.label_files(folder)
 

@@ -39,9 +39,13 @@ OnCase = Callable[[str], None]
 
 
 class SavedMaps(NamedTuple):
-    """One organ of a held-out case: how to get its maps back, its voxels in the whole reference, and at what threshold it was found."""
+    """One organ of a held-out case: how to get its maps back, its voxels in the whole reference, and at what threshold it was found.
 
-    load: Callable[[], FitCase]
+    load: None where the organ was found nowhere, so that there is nothing to fit.
+    """
+
+    case: str
+    load: Callable[[], FitCase] | None
     voxels: int
     threshold: float
 
@@ -132,7 +136,7 @@ def fit_merge(
                 for organ, maps in _save_maps(cascade, held_out_case(cases, case), Path(folder), found):
                     saved[organ].append(maps)
                 on_case(case)
-        loads = {o: [s.load for s in saved[o]] for o in organs}
+        loads = {o: [s.load for s in saved[o] if s.load] for o in organs}
         fitted = {o: _fit_organ(o, loads[o]) for o in organs}
         clean = tuple(o for o in organs if loads[o] and _cleaning_helps(o, loads[o], fitted[o]))
         held_out = tuple(_held_out(o, saved[o], fitted[o], o in clean) for o in organs)
@@ -168,8 +172,8 @@ def count_presence(fingerprint: Fingerprint, found: Mapping[str, list[bool]]) ->
 def _save_maps(
     cascade: Cascade, case: Case, folder: Path, found: dict[str, list[bool]]
 ) -> Iterator[tuple[str, SavedMaps]]:  # fmt: skip
-    """Each organ's fine and coarse log-odds in its box, where the fine stage ran and the organ is annotated: of the box, the part
-    that any weights could give to the organ.
+    """Each annotated organ's fine and coarse log-odds in its box, where the fine stage ran: of the box, the part that any weights
+    could give to the organ.
 
     found: gets, for each annotated organ that is there, whether the coarse stage found it whole.
     """
@@ -180,15 +184,19 @@ def _save_maps(
         if (case.annotated is None or organ in case.annotated) and (truth == channel).any():
             found[organ].append(found_whole(cascade.plan, place, coarse, image.geometry))
     for maps in run_fine(cascade, coarse, image.array, image.geometry):
-        if maps.fine is None or case.annotated is not None and maps.organ not in case.annotated:
+        if case.annotated is not None and maps.organ not in case.annotated:
             continue
-        channel = cascade.plan.labels.organs.index(maps.organ) + 1
+        channel, threshold = cascade.plan.labels.organs.index(maps.organ) + 1, threshold_of(coarse.located[maps.organ].how)
+        voxels = int(np.count_nonzero(truth == channel))
+        if maps.fine is None:
+            yield maps.organ, SavedMaps(case.id, None, voxels, threshold)
+            continue
         path, of_organ = folder / f"{case.id}__{channel}.npy", truth[maps.box.slices] == channel
         kept = bounding_box(of_organ | (maps.fine > NEVER) | (maps.coarse > NEVER)) or Box((0, 0, 0), (1, 1, 1))
         logits = np.stack([maps.fine[kept.slices], maps.coarse[kept.slices]])[:, None]
         np.save(path, logits.astype(np.float16), allow_pickle=False)
         load = _loader(case.id, path, of_organ[kept.slices].astype(np.uint8))
-        yield maps.organ, SavedMaps(load, int(np.count_nonzero(truth == channel)), threshold_of(coarse.located[maps.organ].how))
+        yield maps.organ, SavedMaps(case.id, load, voxels, threshold)
 
 
 def _loader(case_id: str, path: Path, truth: np.ndarray) -> Callable[[], FitCase]:
@@ -219,6 +227,9 @@ def _held_out(organ: str, saved: list[SavedMaps], weights: FusionWeights, clean:
     for maps in saved:
         if not maps.voxels:
             continue
+        if maps.load is None:  # missed
+            rows.append((maps.case, 0.0, 0.0, 0.0, maps.threshold))
+            continue
         case = maps.load()
         fine, coarse = np.asarray(case.logits[:, 0], np.float32)
         values = fuse(np.stack([fine, coarse])[:, None], weights)[0]
@@ -228,7 +239,7 @@ def _held_out(organ: str, saved: list[SavedMaps], weights: FusionWeights, clean:
         shape = shapes(mask.astype(np.uint8), (organ,)).get(organ)
         reached = dsc(maps.voxels, int(mask.sum()), int((mask & (case.truth > 0)).sum()))
         inside = weigh(values, fine, coarse, None, None).inside
-        rows.append((case.id, float(reached), inside, shape.largest_share if shape else 0.0, maps.threshold))
+        rows.append((maps.case, float(reached), inside, shape.largest_share if shape else 0.0, maps.threshold))
     return HeldOut(organ, *(zip(*rows) if rows else ((),) * 5))
 
 

@@ -22,15 +22,23 @@ log = logging.getLogger(__name__)
 CHECKS = "checks.json"
 
 
-def prediction_report(out: Path, title: str, labels: LabelSet, cases: Sequence[Case], options: PredictOptions) -> Path:
+def prediction_report(
+    out: Path, title: str, labels: LabelSet, cases: Sequence[Case], options: PredictOptions,
+    held_out: Mapping[str, Sequence[float]] | None = None, failed: Mapping[str, str] | None = None,
+) -> Path:  # fmt: skip
     """Write report.html and viewer/ for the cases that are predicted in `out`; returns the page's path.
 
-    A case without a result, or one that cannot be read, is named in the report. C2FError where there is none at all.
+    held_out: organ → DSCs (0…1) that the model reached on held-out cases of its training set, to be shown beside. failed: case → why it
+    could not be predicted now; an older result of it is not shown. A case without a result, or one that cannot be read, is named in
+    the report. C2FError where there is none at all.
     """
     organs: dict[str, tuple[PredictedOrgan, ...]] = {}
     views: dict[str, Views] = {}
     centres, notes, checks = {}, [], read_checks(out / CHECKS)
     for case in cases:
+        if case.id in (failed or {}):
+            notes.append(f"incomplete: {case.id} could not be predicted: {failed[case.id]}")
+            continue
         target = output_path(out, case, options)
         if not target.exists():
             notes.append(f"incomplete: {case.id} is not predicted")
@@ -50,7 +58,7 @@ def prediction_report(out: Path, title: str, labels: LabelSet, cases: Sequence[C
         raise C2FError(f"{out}: no predicted case can be reported on: {'; '.join(notes) or 'the input folder is empty'}; predict one first")
     table = predicted_cases(organs, views, labels)
     viewing.write_index(out, title, labels, table, centres, ())
-    return build_prediction_report(out, title, labels, organs, table, notes)
+    return build_prediction_report(out, title, labels, organs, table, notes, held_out)
 
 
 def open_case(case: Case, target: Path, labels: LabelSet) -> OverlayCase:

@@ -48,15 +48,14 @@ def find(root: Path, target: str) -> tuple[Path, str] | None:
     if path == "/":
         path = f"/{WEB_PREFIX}/{PAGE}"
     first, *parts = path.split("/")
-    # a backslash or a colon would be a path of its own on Windows
-    if first or not parts or not all(p and not p.startswith(".") and not set(p) & set("\\:\0") for p in parts):
+    if first or not parts or not all(p and not p.startswith(".") for p in parts):
         return None
     base, parts = (WEB, parts[1:]) if parts[0] == WEB_PREFIX else (root, parts)
     kind = next((kind for ending, kind in TYPES.items() if path.endswith(ending)), None)
     try:
         file = base.joinpath(*parts).resolve()
         inside = file.is_relative_to(base.resolve()) and file.is_file()
-    except (OSError, ValueError):  # a name that is too long, a loop of links
+    except (OSError, ValueError):  # a name that is too long or holds a zero, a loop of links
         return None
     return (file, kind) if inside and kind else None
 

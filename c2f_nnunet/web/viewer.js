@@ -72,7 +72,7 @@ function paint() {
 }
 
 function goTo(mm) {
-  nv.scene.crosshairPos = nv.mm2frac(mm);
+  nv.scene.crosshairPos = nv.mm2frac(mm, 0, true); // true: of an oblique scan, too, these are the world's millimetres
   nv.createOnLocationChange();
   zoom(1);
 }
@@ -220,7 +220,7 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open || !state.index) return;
   const digit = /^Digit(\d)$/.exec(event.code)?.[1];
   const organ = digit && (() => toggle(((+digit + 9) % 10) + (event.shiftKey ? 10 : 0)));
-  const act = KEYS[event.key] ?? KEYS[event.key.toLowerCase()] ?? organ;
+  const act = organ || (KEYS[event.key] ?? KEYS[event.key.toLowerCase()]); // first: other keyboards have + and - on the digits' keys
   if (!act) return;
   event.preventDefault();
   event.stopPropagation();

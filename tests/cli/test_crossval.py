@@ -81,6 +81,11 @@ def test_crossval_needs_a_trained_model(tiny_planned, fails):
     assert "no fold has all its members trained; run c2f_train all 0 first" in fails(crossval, tiny_planned, "-device", "cpu")
 
 
+def test_a_name_given_twice_is_refused(tiny_planned, fails, tmp_path):
+    told = fails(crossval, tiny_planned, "--compare", f"a={tmp_path}", f"a={tmp_path}", "-device", "cpu")
+    assert told == "error: --compare: a name is given twice (a, a); give each folder a name of its own"
+
+
 @pytest.mark.parametrize("args, told", [
     (["--compare", "name"], "argument --compare: 'name' is not NAME=FOLDER with a folder that exists"),
     (["--compare", "name=/nowhere"], "argument --compare: 'name=/nowhere' is not NAME=FOLDER with a folder that exists"),

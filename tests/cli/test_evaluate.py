@@ -49,6 +49,20 @@ def test_djfile_goes_before_the_file_that_is_found(pair, tmp_path):
     assert summary["mean"]["1"]["organ"] == "Stem" and summary["mean"]["2"]["false_positive"] == 1
 
 
+def test_the_references_table_holds_and_another_one_of_the_prediction_is_refused(pair, capsys):
+    gt, pred = pair
+    same = {"labels": {"background": 0, "A": 1, "B": 2}, "annotated": {"hn_1": ["B"]}}  # of the model's training set, with a case of this name
+    (pred / "dataset.json").write_text(json.dumps(same))
+    assert main([str(gt), str(pred), "-np", "1"]) == 0
+    summary = json.loads((pred / "summary.json").read_text())
+    assert summary["mean"]["1"]["Dice"] == 0.5 and summary["mean"]["2"]["unknown"] == 1
+    (pred / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "B": 1, "A": 2}}))
+    assert main([str(gt), str(pred), "-np", "1"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"has other labels than {pred / 'dataset.json'}; give the one that holds for both folders as -djfile" in said
+    assert main([str(gt), str(pred), "-djfile", str(pred / "dataset.json"), "-np", "1"]) == 0
+
+
 def test_without_dataset_json_the_ids_found_are_scored(pair, tmp_path, capsys):
     (tmp_path / "dataset.json").unlink()
     assert main([str(pair[0]), str(pair[1]), "-np", "1"]) == 0

@@ -227,6 +227,21 @@ def test_swapped_sides(root):
     assert one_warning(root).startswith("b: Eye_L lies to the patient's right of Eye_R; check")
 
 
+def test_sides_that_the_names_do_not_tell(tmp_path):
+    labels, grid = {"background": 0, "Stem": 1, "Gland A": 2, "Gland B": 3}, Geometry((12, 20, 40), (3.0, 1.0, 1.0))
+    root = tmp_path / "Dataset001_Made"
+    for seed, case in enumerate("ab"):
+        image, label = np.full(grid.shape, -1000, np.int16), np.zeros(grid.shape, np.uint8)
+        image[0:10, 4:16, 4:36], image[11, 0, seed] = 40, -990
+        label[2:5, 8:10, 18:22], label[3:5, 8:10, 33:35], label[3:5, 8:10, 5:8] = 1, 2, 3  # x grows to the patient's left
+        put(root, case, image, label, grid, grid)
+    describe(root, labels=labels)
+    assert one_warning(root).startswith("Gland A and Gland B lie on either side of the patient like a left and a right organ, but")
+    assert one_warning(root).endswith("name them Gland A_L and Gland B_R in dataset.json")
+    describe(root, labels={"background": 0, "Stem": 1, "Gland (L)": 2, "Gland (R)": 3})
+    assert measure(read_dataset(root)).warnings == ()
+
+
 def test_values_that_are_no_hounsfield_units(root):
     put(root, "b", image=image_array(1) + np.int16(1000))
     assert one_warning(root) == "b: the lowest value is 0, so there is no air in the image; make sure that its values are Hounsfield units"

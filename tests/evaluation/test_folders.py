@@ -125,6 +125,9 @@ def test_declared_reads_labels_and_annotated(tmp_path):
     path.write_text(json.dumps({"labels": {"background": 0, "A": 1}, "annotated": {"hn_1": ["C"]}}))
     with pytest.raises(C2FError, match=r"'annotated' names organs .* \(hn_1: C\)"):
         folders.declared(path)
+    path.write_text(json.dumps({"labels": {"background": 0, "A": 1, "Ignore": 2}}))
+    with pytest.raises(C2FError, match="the label 'Ignore' is not supported; take it out of the masks and here, and list"):
+        folders.declared(path)
 
 
 def test_two_readers_of_a_real_scan(real_data):

@@ -82,10 +82,17 @@ def test_predicted_organs_over_all_cases():
     cases = {"a": [SURE, FINE], "b": [SURE, EMPTY], "c": [SURE, DOUBTFUL]}
     (_, x, first), (channel, y, second) = pages.predicted_organs(cases, LABELS).rows
     assert (x, y, channel) == ("X", "Y<b>", 2)
-    assert [s.text for s in first] == ["3 of 3", "31.40", "31.40", "31.40", "20.0 to 40.5", "95.0", "95.0", "a", "0"]
-    assert [s.text for s in second] == ["2 of 3", "1.62", "1.23", "2.00", "–", "60.0", "40.0", "c", "2"]
+    assert [s.text for s in first] == ["3 of 3", "31.40", "31.40", "31.40", "20.0 to 40.5", "95.0", "95.0", "a", "–", "0"]
+    assert [s.text for s in second] == ["2 of 3", "1.62", "1.23", "2.00", "–", "60.0", "40.0", "c", "–", "2"]
     nowhere = pages.predicted_organs({"a": [EMPTY]}, LABELS).rows[1][2]
-    assert [s.text for s in nowhere] == ["0 of 1", *["–"] * 7, "1"]
+    assert [s.text for s in nowhere] == ["0 of 1", *["–"] * 8, "1"]
+
+
+def test_what_the_model_reached_on_held_out_cases_stands_beside():
+    table = pages.predicted_organs({"a": [SURE, FINE]}, LABELS, {"X": (0.7, 0.8, 0.9), "Y<b>": (0.5,)})
+    column = [h.title for h in table.headings].index("Held-out DSC")
+    assert [cells[column].text for _, _, cells in table.rows] == ["80.0 ± 10.0 (3)", "50.0 (1)"]
+    assert table.rows[0][2][column].value == pytest.approx(0.8)
 
 
 def test_boxes_are_drawn_of_three_cases_at_least():
@@ -109,7 +116,7 @@ def test_the_predictions_page(page):
     html = page.read_text(encoding="utf-8")
     assert page.name == "report.html" and "Set &lt;i&gt;" in html and "incomplete: d" in html
     assert html.count("<script>") == html.count("</script>") == 1 and "found at its &lt;usual&gt; place" in html and "Y<b>" not in html
-    assert not re.findall(r'(?:src|href)="(?!data:image/(?:png|jpeg);base64,|#)', html)  # nothing is loaded from elsewhere
+    assert not re.findall(r'(?:src|href)="(?!data:,|data:image/(?:png|jpeg);base64,|#)', html)  # nothing is loaded from elsewhere
     assert html.count("data:image/png") == 2 and ">31.40</td>" in html and ">20.0 to 40.5</td>" in html  # the organs' boxes and table
     assert html.count("data:image/jpeg") == 3 and html.count("<svg") == 6  # organ X of one case, with its reference beside it
     assert len(set(re.findall(r'aria-label="(X, [a-z, ]+)"', html))) == 6  # each view by its own name

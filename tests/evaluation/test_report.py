@@ -57,6 +57,12 @@ def test_means_over_fewer_cases_do_not_win():
     assert cells["Y<b>"] == ["1.00", "3.50 ± 0.71", "0.50"]  # coarse is 'better' because it missed case b: nothing to compare with, no bold
 
 
+def test_nothing_is_the_best_where_all_are_equal():
+    missed = [case("a", "missed", 0.8)]
+    _, cells, _ = texts("II", {"coarse": missed, "final": missed})
+    assert cells["X"] == ["0.0", "0.0"] and cells["Y<b>"] == ["80.0", "80.0"] and cells["Mean"] == ["40.0", "40.0"]
+
+
 def test_an_organ_that_one_column_never_has_is_not_in_the_common_mean():
     results = {"coarse": [case("a", 0.5, "missed")], "final": [case("a", 0.6, 0.8)]}
     _, cells, _ = texts("III", results)
@@ -87,7 +93,7 @@ def made(tmp_path_factory):
 def test_the_page_is_self_contained_and_escaped(made):
     _, html, _ = made
     assert html.count("<script>") == 1 and "Set &lt;script&gt;" in html and "Y&lt;b&gt;" in html and "other &lt;i&gt;" in html
-    assert not re.findall(r'(?:src|href)="(?!data:image/(?:png|jpeg);base64,|#)', html)  # nothing is loaded from elsewhere
+    assert not re.findall(r'(?:src|href)="(?!data:,|data:image/(?:png|jpeg);base64,|#)', html)  # nothing is loaded from elsewhere
     assert html.count("data:image/png;base64,") == 6  # four box plots, one overlay, the training curves
     assert 'name="viewport"' in html
     assert re.search(r'<td class="best">80.0 ± 10.0</td>', html)

@@ -44,6 +44,7 @@ def test_found_at_a_threshold_that_is_usual(how, least, sentence):
     (module.check_probability(0.8, 0.7), 0.8, True, "mean probability 0.800, to be expected are 0.700 or more"),
     (module.check_probability(0.6, 0.7), 0.6, False, "mean probability 0.600, to be expected are 0.700 or more"),
     (module.check_volume(5.0, (4.0, 6.0)), 5.0, True, "5.0 ml, to be expected are 4.0 to 6.0 ml"),
+    (module.check_volume(0.03, (0.042, 0.3)), 0.03, False, "0.030 ml, to be expected are 0.042 to 0.300 ml"),
     (module.check_volume(7.0, (4.0, 6.0)), 7.0, False, "7.0 ml, to be expected are 4.0 to 6.0 ml"),
     (module.check_volume(3.0, (4.0, 6.0)), 3.0, False, "3.0 ml, to be expected are 4.0 to 6.0 ml"),
     (module.check_pieces(1, 1.0, 0.99), 1.0, True, "in one piece"),
@@ -54,6 +55,7 @@ def test_found_at_a_threshold_that_is_usual(how, least, sentence):
     (module.check_sides(60.0, ()), 60.0, True, "left and right lie on their sides"),
     (module.check_sides(-1.0, ()), -1.0, False, "the left organ lies to the right of the right one"),
     (module.check_sides(60.0, (COINCIDE, MISSED)), 60.0, False, "left and right coincide"),
+    (module.check_sides(None, (COINCIDE, MISSED)), None, False, "left and right coincide"),
 ])  # fmt: skip
 def test_a_value_beside_its_limit(check, value, passed, sentence):
     assert (check.value, check.passed, check.sentence) == (value, passed, sentence)
@@ -71,6 +73,7 @@ def test_without_a_limit_there_is_no_check():
     ((8, 0, 0), 3.0, "place: 3 mm higher than to be expected"),
     ((-9, 0, 0), 4.0, "place: 4 mm lower than to be expected"),
     ((8, -12, 0), 7.0, "place: 7 mm farther to the front than to be expected"),  # the axis on which it is farthest out
+    ((5.25, 0, 0), 0.25, "place: 0.2 mm higher than to be expected"),
     ((0, 0, 30), 20.0, "place: 20 mm farther to the left than to be expected"),
 ])
 def test_place(at, out_mm, sentence):
@@ -177,6 +180,12 @@ def test_an_empty_organ_is_asked_for_its_place_only():
     found = checked(gone)
     assert failed(found) == {"A_R": ["found"]} and [c.name for c in found["A_R"].checks] == ["found", "range of the scan"]
     assert "sides" not in [c.name for c in found["A_L"].checks]
+
+
+def test_sides_that_coincide_are_told_though_the_partner_came_out_empty():
+    gone = channels()
+    gone[gone == 2] = 0  # all its voxels went to the other side's organ, which may be either
+    assert failed(checked(gone, flags=(COINCIDE,)))["A_L"] == ["sides"]
 
 
 def test_a_model_without_limits_still_asks_what_needs_none():

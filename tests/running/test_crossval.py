@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from c2f_nnunet.errors import C2FError, ModelError, WorkspaceError
+from c2f_nnunet.errors import C2FError, DatasetError, ModelError, WorkspaceError
 from c2f_nnunet.inference.fusion import fuse
 from c2f_nnunet.io import durable
 from c2f_nnunet.io.images import read_label
+from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.running import crossval as running
 from c2f_nnunet.running import viewing
 from c2f_nnunet.running.checking import read_limits
@@ -114,8 +115,12 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_computed(tiny_tra
         crossval(tiny_planned.model, tiny_planned.dataset, CPU)
     with pytest.raises(C2FError, match="holds no label file"):
         crossval(tiny_trained.model, tiny_trained.dataset, CPU, others={"empty": tmp_path})
-    with pytest.raises(C2FError, match="--compare final=.*: 'final' is a column of the report already; give another name"):
-        crossval(tiny_trained.model, tiny_trained.dataset, CPU, others={"final": tmp_path})
+    for name in ("final", "Final", "2d_top", "Top view"):
+        with pytest.raises(C2FError, match=f"--compare {name}=.*: '{name}' is a column of the report already; give another name"):
+            crossval(tiny_trained.model, tiny_trained.dataset, CPU, others={name: tmp_path})
+    renumbered = LabelSet(tiny_trained.dataset.labels.organs, (2, 1, 3))
+    with pytest.raises(DatasetError, match="its labels are not those that the model was planned for .Stem, .*; put back the data set"):
+        crossval(tiny_trained.model, replace(tiny_trained.dataset, labels=renumbered), CPU)
     assert not tiny_planned.folder.crossval.exists() and not tiny_trained.folder.crossval.exists()
 
 

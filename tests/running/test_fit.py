@@ -65,17 +65,17 @@ def test_held_out_results_are_kept_for_the_checks(tiny_trained):
 
 
 def test_a_held_out_result_by_hand():
-    """Four voxels found in two pieces, three of them right, of five in the whole reference: DSC 6/9; one case lacks the organ."""
+    """Four voxels found in two pieces, three of them right, of five in the whole reference: DSC 6/9; b lacks the organ, in c it was missed."""
     fine = np.full((1, 1, 8), -2.0, np.float32)
     fine[..., [0, 1, 2, 5]] = np.log(9.0)  # p = 0.9
     case = FitCase("a", np.stack([fine, fine])[:, None], np.array([1, 1, 1, 1, 0, 0, 0, 0], np.uint8).reshape(1, 1, 8), np.array([True]))
     weights = FusionWeights(("Stem",), MERGE_SOURCES, ((1.0,), (0.0,)), (0.0,))
-    saved = [fit.SavedMaps(lambda: case, 5, 0.25), fit.SavedMaps(lambda: case, 0, 0.5)]
+    saved = [fit.SavedMaps("a", lambda: case, 5, 0.25), fit.SavedMaps("b", lambda: case, 0, 0.5), fit.SavedMaps("c", None, 5, 0.0)]
     found = fit._held_out("Stem", saved, weights, clean=False)
-    assert found.cases == ("a",) and found.dsc == (pytest.approx(6 / 9),) and found.largest_share == (0.75,)
-    assert found.inside == (pytest.approx(0.9),) and found.threshold == (0.25,)
+    assert found.cases == ("a", "c") and found.dsc == (pytest.approx(6 / 9), 0.0) and found.largest_share == (0.75, 0.0)
+    assert found.inside == (pytest.approx(0.9), 0.0) and found.threshold == (0.25, 0.0)
     cleaned = fit._held_out("Stem", saved, weights, clean=True)
-    assert cleaned.largest_share == (1.0,) and cleaned.dsc == (pytest.approx(6 / 8),)
+    assert cleaned.largest_share == (1.0, 0.0) and cleaned.dsc == (pytest.approx(6 / 8), 0.0)
     assert fit._held_out("Stem", [], weights, clean=False).cases == ()
 
 

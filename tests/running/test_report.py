@@ -8,6 +8,7 @@ import pytest
 from c2f_nnunet.cli import predict
 from c2f_nnunet.data.dataset import prediction_cases
 from c2f_nnunet.errors import C2FError, RecordError
+from c2f_nnunet.evaluation.metrics import mean_sd
 from c2f_nnunet.io.images import read_image, read_label, write_label
 from c2f_nnunet.running import viewing
 from c2f_nnunet.running.predict import PredictOptions
@@ -28,8 +29,8 @@ def predicted(tiny_raw, tmp_path):
             organs[1] |= {"how": "prior", "confidence": 0.0, "volume_ml": 0.0, "flags": ["not found by the fine stage either"]}
         (tmp_path / f"{case.id}.json").write_text(json.dumps({"case": case.id, "stage": "fine", "organs": organs}))
 
-    def make(given=cases):
-        return prediction_report(tmp_path, "Tiny", labels, given, PredictOptions())
+    def make(given=cases, **more):
+        return prediction_report(tmp_path, "Tiny", labels, given, PredictOptions(), **more)
 
     make.labels, make.cases = labels, cases
     return tmp_path, make
@@ -78,6 +79,13 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_is_shown(predicted, ca
         make()
 
 
+def test_an_older_result_of_a_case_that_failed_now_is_not_shown(predicted):
+    out, make = predicted
+    html = make(failed={"s1": "s1_0000.nii.gz: truncated"}).read_text(encoding="utf-8")
+    assert "incomplete: s1 could not be predicted: s1_0000.nii.gz: truncated" in html and 'id="case-2"' not in html
+    assert [c.case for c in viewing.read_index(out).cases] == ["s0"]
+
+
 def test_a_label_map_of_something_else_is_refused(predicted):
     out, make = predicted
     case = make.cases[0]
@@ -105,4 +113,8 @@ def test_the_command_makes_it_from_a_trained_model(tiny_trained, tmp_path, capsy
     assert sorted(c.case for c in viewing.read_index(tmp_path).cases) == ["s0", "s1"]
     (tmp_path / "report.html").unlink()
     assert predict.main([*args, "--continue_prediction"]) == 0  # nothing is predicted, the report is made of what is there
-    assert (tmp_path / "report.html").exists()
+    reached = tiny_trained.model.fusion.held_out[0].dsc
+    assert f">{mean_sd(np.mean(reached), np.std(reached, ddof=1))} ({len(reached)})</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    coarse = [*args, "-o", tmp_path / "coarse", "--stage", "coarse"]
+    assert predict.main(list(map(str, coarse))) == 0  # of the merged results' DSC nothing is said beside the coarse stage's
+    assert f"({len(reached)})</td>" not in (tmp_path / "coarse" / "report.html").read_text(encoding="utf-8")

@@ -21,6 +21,7 @@ def site(tmp_path_factory):
     (top / "secret.json").write_text("{}")
     (root / "report.html").write_text("<p>report")
     (root / "viewer" / "a #1.nii.gz").write_bytes(b"\x1f\x8bvoxels")
+    (root / "viewer" / "ct 10:30\\2.nii.gz").write_bytes(b"\x1f\x8bat half past ten")
     (root / "model.safetensors").write_text("weights")
     (root / ".hidden" / "x.json").write_text("{}")
     (root / "viewer" / ".x.json").write_text("{}")
@@ -51,6 +52,7 @@ def test_the_folders_files(site):
     status, headers, content = ask(site, "/viewer/a%20%231.nii.gz")
     assert (status, headers["Content-Type"], content) == (200, "application/octet-stream", b"\x1f\x8bvoxels")
     assert headers["Content-Length"] == "8" and "Content-Encoding" not in headers  # the viewer unpacks it
+    assert ask(site, "/viewer/ct%2010%3A30%5C2.nii.gz")[2] == b"\x1f\x8bat half past ten"  # what a scan may be called
     assert ask(site, "/inner.html")[2] == b"<p>report"  # a link that stays inside
 
 

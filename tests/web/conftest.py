@@ -1,5 +1,6 @@
 """A report's folder as c2f_crossval leaves it, without a training: the tiny data set's references, moved, stand for predictions."""
 import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -49,8 +50,8 @@ def predictions(folder):
     return "/predicted/report.html"
 
 
-@pytest.fixture(scope="session")
-def site(folder):
+@contextmanager
+def _served(folder):
     """The folder, served; `probe` adds a page to it that tries the others: a script in a page beside a frame of a given size."""
     def probe(name: str, page: str, script: str, width: int, height: int) -> str:
         frame = f'<iframe id="frame" src="{page}" style="width: {width}px; height: {height}px; border: 0"></iframe>'
@@ -62,6 +63,18 @@ def site(folder):
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield SimpleNamespace(folder=folder, probe=probe)
         server.shutdown()
+
+
+@pytest.fixture
+def serving():
+    """For a folder of the test's own."""
+    return _served
+
+
+@pytest.fixture(scope="session")
+def site(folder):
+    with _served(folder) as served:
+        yield served
 
 
 # what the scripts have: `w` and `d`, the framed page's window and document; `told`, which ends up on the page; waiting and comparing

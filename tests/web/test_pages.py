@@ -4,9 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from c2f_nnunet.evaluation.figures import OverlayCase
+from c2f_nnunet.evaluation.pages import PredictedOrgan, predicted_cases
+from c2f_nnunet.geometry import Geometry
 from c2f_nnunet.io import durable
+from c2f_nnunet.labels import LabelSet
+from c2f_nnunet.running import viewing
 from c2f_nnunet.running.serve import WEB
 from tests.web.browser import visit
 
@@ -25,6 +31,9 @@ VIEWER = LOADED + """
   told.with_again = changed(first, picture());
   press("3", "Digit3");
   told.key_3 = [organs()[2].checked, changed(first, picture())];
+  press("-", "Digit3"); // as on other keyboards
+  told.key_3_back = changed(first, picture());
+  press("3", "Digit3");
   press("3", "Digit3");
   press("r");
   told.reference = [d.getElementById("reference").checked, changed(first, picture())];
@@ -96,6 +105,12 @@ REPORT = """
   told.open = details.map((c) => c.open);
   w.location.hash = "#case-2";
   await until(() => details[1].open);
+  details[1].open = false;
+  d.querySelector('a[href="#case-2"]').click();
+  await until(() => details[1].open); // again, though the address stays as it is
+  const view = d.querySelector(".view");
+  view.focus(), press("Enter");
+  told.large = [view.classList.contains("large"), (press(" "), view.classList.contains("large"))];
   told.wide = d.documentElement.scrollWidth;
   const drawn = (svg) => svg.getBoundingClientRect().width > 100 && svg.querySelector("path.own");
   told.drawn = [...d.querySelectorAll(".view svg")].filter(drawn).length;
@@ -142,7 +157,7 @@ def test_the_viewer_draws_and_its_switches_and_keys_work(site, tmp_path):
     assert seen["lit"] > 0.1 * seen["pixels"] and seen["coloured"] > 500
     assert re.match(r"[−\d]+, [−\d]+, [−\d]+ mm · [−\d]+ HU · prediction Stem", seen["place"])
     assert seen["without"] > 100 and seen["with_again"] == 0  # the flagged organ, at whose centre the viewer starts
-    assert seen["key_3"][0] is False and seen["key_3"][1] == seen["without"]
+    assert seen["key_3"][0] is False and seen["key_3"][1] == seen["without"] and seen["key_3_back"] == 0
     assert seen["reference"][0] is False and seen["reference"][1] > 20
     assert seen["outlined"] > 100
     assert seen["reference_row"] == ["flex", "none"]  # without a reference its switch is hidden
@@ -151,6 +166,22 @@ def test_the_viewer_draws_and_its_switches_and_keys_work(site, tmp_path):
     assert seen["up"] == 2 and seen["moved_place"] != seen["place"]
     assert seen["zoomed"][0] == 1.25 and seen["zoomed"][1] > 1000 and seen["zoomed_back"] == 0
     assert seen["layout"] == "Axial" and seen["help"] is True and seen["next"] == "t2"
+
+
+def test_an_oblique_scan_opens_at_its_organ(serving, tmp_path):
+    """A small organ far off the middle of a scan that is turned about two axes: the cross stands in it, and the text names it."""
+    a, b = np.cos(0.3), np.sin(0.3)
+    turned = np.array([[a, -b, 0], [b, a, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, a, -b], [0, b, a]])
+    grid = Geometry((24, 32, 36), (3.0, 2.0, 2.0), (-40.0, -150.0, -600.0), turned[:, ::-1])  # columns: of the axes z, y, x
+    labels, image, organ = LabelSet(("Spot",), (1,)), np.full(grid.shape, 30, np.int16), np.zeros(grid.shape, np.uint8)
+    organ[19:22, 4:7, 29:32] = 1
+    shown, out = OverlayCase("oblique", image, grid, None, organ), tmp_path / "out"
+    centres = {"oblique": viewing.write_case(out, shown)}
+    cases = {"oblique": [PredictedOrgan("Spot", "threshold 0.5", 0.3, {"confidence": 0.9})]}
+    viewing.write_index(out, "Oblique", labels, predicted_cases(cases, {}, labels), centres, ())
+    with serving(out) as site:
+        opened = visit(site.probe("place.html", "/", LOADED + 'told.place = d.getElementById("place").textContent;', 800, 520), tmp_path / "profile")
+    assert re.fullmatch(r"[−\d]+, [−\d]+, [−\d]+ mm · 30 HU · Spot", told(opened)["place"]), told(opened)
 
 
 def test_the_organs_are_drawn_in_3d(site, tmp_path):
@@ -169,6 +200,7 @@ def test_the_report_sorts_opens_and_fits_a_phone(site, tmp_path):
     assert seen["worst_first"] == ["t5", "t2"] and seen["open"] == [True, False]
     (up, low_first), (down, high_first) = seen["ascending"], seen["descending"]
     assert (up, down) == ("ascending", "descending") and low_first == high_first[::-1] == sorted(low_first, key=float)
+    assert seen["large"] == [True, False]
     assert seen["drawn"] == 2 * 3 * 3 * 2  # two cases, three organs, three views, the reference beside the prediction
     assert [link for hidden, link in seen["viewer"] if not hidden] == ["/", "/#case=t5", "/#case=t2"]
 
