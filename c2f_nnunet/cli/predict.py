@@ -76,7 +76,11 @@ def body(args: argparse.Namespace) -> None:
     if folder.dataset_json.exists():  # its label names are what c2f_evaluate shows
         durable.write_bytes(out / "dataset.json", folder.dataset_json.read_bytes())
     good, failed = [p for p in done if p.error is None], {p.case: p.error for p in done if p.error}
-    noted = [c for c in checking.gather_checks(out) if c.case not in failed]  # those of cases that stood already, too
+    left_out = failed | {
+        c.id: "its result there is of another model, stage or fold" for c in everything
+        if c.id not in failed and (target := predict.output_path(out, c, options)).exists() and not predict.is_of(target, args.stage, cascade.made_of)
+    }  # fmt: skip
+    noted = [c for c in checking.gather_checks(out) if c.case not in left_out]  # those of cases that stood already, too
     checking.write_checks(out, noted)
     if good:
         seconds = pd.DataFrame([p.seconds for p in good])
@@ -88,7 +92,7 @@ def body(args: argparse.Namespace) -> None:
     if args.report and len(failed) < len(cases):
         title = f"{model.plan.dataset}: predictions of plan '{model.plan.name}'"
         held_out = {h.organ: h.dsc for h in model.fusion.held_out} if args.stage == "fine" else {}  # merged results: no other stage's
-        page = prediction_report(out, title, model.plan.labels, everything, options, held_out, failed)
+        page = prediction_report(out, title, model.plan.labels, everything, options, held_out, left_out)
         print(f"report: {page}; slice by slice and in 3D: c2f_view {out}")
     print(f"peak memory: {predict.peak_memory_gb():.2f} GB; results in {out}")
     if failed:

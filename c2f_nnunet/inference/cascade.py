@@ -14,7 +14,7 @@ from ..planning.plan import MemberPlan, Plan
 from ..planning.topology import divisors
 from ..preparing.crops import Crop, back_to_image, crop_geometry, cut
 from ..preparing.prepare import PreparedVolume, prepare_volume
-from ..preparing.resample import covering_box, resample
+from ..preparing.resample import covering_box, resample_map
 from .agreement import Evidence, compact, mean_pair_dsc, weigh
 from .fusion import LIMIT, FusionWeights, accumulate, log_odds, mean_weights, probabilities
 from .locate import Located, accept_prior, grown, is_whole, locate, outside_faces, touches
@@ -180,7 +180,7 @@ def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResu
         return _nothing(organ, False, place.flags)
     grid = crop_geometry(image, place.centre_world_mm, member.spacing_mm, _holding(member, place.extent_mm))
     if member.name not in cascade.networks:
-        box, values = _coarse_there(coarse, volume, grid, image)
+        box, values = _coarse_there(coarse, volume, grid, image, -LIMIT)
         return OrganMaps(organ, box, None, values, False, (*place.flags, "no fine network"))
     crop, p, folds = _predict_crop(cascade, member, organ, hu, image, grid)
     faces = touches(_upright(p > 0.5, crop), outside_faces(grid, image))
@@ -194,8 +194,9 @@ def _refine(cascade: Cascade, member: MemberPlan, organ: str, coarse: CoarseResu
     if place.how == "prior" and not accept_prior(p, crop.geometry.voxel_mm3, cascade.plan.prior(organ), cascade.plan.fine.min_volume_share):
         return _nothing(organ, was_grown, (*flags, "not found by the fine stage either"))
     box, fine = back_to_image(log_odds(p), crop, image, -LIMIT)
-    coarse_box, values = _coarse_there(coarse, volume, grid, image)
+    coarse_box, values = _coarse_there(coarse, volume, grid, image, np.nan)
     assert coarse_box == box, "both stages must be compared on one box"
+    values = np.where(np.isnan(values), fine, values)  # where a wide body was cut to the coarse grid, that stage says nothing, not no
     return OrganMaps(organ, box, fine, values, was_grown, flags, folds=folds)
 
 
@@ -233,12 +234,19 @@ def _holding(member: MemberPlan, extent_mm) -> tuple[int, ...]:
     return tuple(int(max(n, np.ceil(m / k) * k)) for n, m, k in zip(member.shape, need, _multiples(member)))
 
 
-def _coarse_there(coarse: CoarseResult, volume: np.ndarray, grid: Geometry, image: Geometry) -> tuple[Box, np.ndarray]:
-    """The coarse log-odds on the image's voxels that a fine crop covers."""
+def _coarse_there(coarse: CoarseResult, volume: np.ndarray, grid: Geometry, image: Geometry, beyond: float) -> tuple[Box, np.ndarray]:
+    """The coarse log-odds on the image's voxels that a fine crop covers; `beyond` where the coarse grid ends before.
+
+    Within the fine ones' limits: fused weights may be louder, and are so only among the views.
+    """
     box = covering_box(grid, image).clipped(image.shape)
     if not all(box.shape):
         return box, np.zeros(box.shape, np.float32)
-    return box, resample(volume, coarse.prepared.geometry, boxed(image, box), -LIMIT, smooth=False)
+    whole = coarse.prepared.geometry
+    region = covering_box(boxed(image, box), whole).grown(1).clipped(whole.shape)  # all that interpolation can reach
+    if not all(region.shape):
+        return box, np.full(box.shape, beyond, np.float32)
+    return box, np.clip(resample_map(volume[region.slices], boxed(whole, region), image, box, beyond), -LIMIT, LIMIT)
 
 
 def _multiples(member: MemberPlan) -> tuple[int, ...]:

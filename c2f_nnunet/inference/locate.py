@@ -174,12 +174,12 @@ def accept_prior(probability: np.ndarray, voxel_mm3: float, prior: OrganPrior, m
 def is_whole(place: Located, prior: OrganPrior, plan: FinePlan, grid: Geometry, image: Geometry) -> bool:
     """Whether the coarse stage found the organ as such: at its first threshold, and as large as an organ, not a fragment.
 
-    As large: half of the 1st percentile of its training volumes; or it reaches the scan's border (image), which may cut it.
-    grid: the coarse one, that `place` was found in.
+    As large: half of the 1st percentile of its training volumes; or it comes within a coarse voxel of the scan's border (image), which
+    may cut it. grid: the coarse one, that `place` was found in, whose voxels need not end with the scan.
     """
     if place.how != f"threshold {plan.thresholds[0]:g}":
         return False
-    return place.volume_mm3 >= WHOLE * prior.volume_mm3[0] or any(any(f) for f in outside_faces(boxed(grid, place.box), image))
+    return place.volume_mm3 >= WHOLE * prior.volume_mm3[0] or any(any(f) for f in outside_faces(boxed(grid, place.box.grown(1)), image))
 
 
 def with_side_flags(located: Mapping[str, Located]) -> dict[str, Located]:

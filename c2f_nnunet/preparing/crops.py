@@ -8,7 +8,7 @@ import numpy as np
 from ..geometry import Geometry, boxed
 from ..labels import sides_of
 from ..planning.plan import MemberPlan
-from .resample import AIR_HU, covering_box, resample, resample_hu
+from .resample import AIR_HU, covering_box, resample_hu, resample_map
 
 
 @dataclass(frozen=True)
@@ -68,4 +68,4 @@ def back_to_image(values: np.ndarray, crop: Crop, image: Geometry, fill: float):
     box = covering_box(crop.geometry, image).clipped(image.shape)
     if not all(box.shape):
         return box, np.zeros(box.shape, np.float32)
-    return box, resample(mirror(values, crop.mirrored), crop.geometry, boxed(image, box), fill)
+    return box, resample_map(mirror(values, crop.mirrored), crop.geometry, image, box, fill)

@@ -9,7 +9,7 @@ from ..data.body import body_anchor_mm, body_box
 from ..geometry import Box, Geometry, bounding_box, boxed, centred_box, respaced
 from ..planning.plan import CoarsePlan, MemberPlan, OrganPrior
 from .crops import crop_geometry, cut, is_mirrored, mirror
-from .resample import covering_box, resample, resample_hu, resample_labels
+from .resample import covering_box, resample_hu, resample_labels, resample_map
 
 BODY_MARGIN_VOXELS = 2
 
@@ -30,7 +30,7 @@ class PreparedVolume:
         grown = box.grown(1).clipped(self.geometry.shape)
         part = boxed(self.geometry, grown)
         target = covering_box(part, image).clipped(image.shape)
-        return target, resample(values[grown.slices], part, boxed(image, target), fill, smooth=False)
+        return target, resample_map(values[grown.slices], part, image, target, fill)
 
 
 def coarse_geometry(hu: np.ndarray, geometry: Geometry, coarse: CoarsePlan) -> tuple[Geometry, tuple[float, float, float]]:

@@ -45,6 +45,24 @@ def resample(array: np.ndarray, source: Geometry, target: Geometry, fill: float,
     return sitk.GetArrayFromImage(out)
 
 
+def resample_map(values: np.ndarray, grid: Geometry, image: Geometry, box: Box, fill: float) -> np.ndarray:
+    """A network's map (z, y, x) on its grid, e.g. of log-odds, onto the image's voxels in `box`, as float32; beyond the grid it is `fill`.
+
+    Never blurred, however coarse the image: the background's log-odds are far below 0 and would drown a thin organ's. Grid voxels beyond
+    the image take the value of the last one within: they hold air, so a network calls them background, and an organ that the scan cuts
+    would lose its last slices to the interpolation. The grid lies along the image's axes.
+    """
+    kept = [np.arange(n) for n in grid.shape]
+    for axis, first in enumerate(image.index(grid.world((0, 0, 0)))):
+        at = first + kept[axis] * grid.spacing_mm[axis] / image.spacing_mm[axis]
+        within = np.flatnonzero((at >= -0.5) & (at <= image.shape[axis] - 0.5))
+        if 0 < len(within) < len(at):
+            kept[axis] = np.clip(kept[axis], within[0], within[-1])
+    if any(len(np.unique(k)) < len(k) for k in kept):
+        values = values[np.ix_(*kept)]
+    return resample(values, grid, boxed(image, box), fill, smooth=False)
+
+
 def resample_hu(array: np.ndarray, source: Geometry, target: Geometry) -> np.ndarray:
     """A CT onto another grid as int16 HU; air outside the scan."""
     return np.rint(np.clip(resample(array, source, target, AIR_HU), -32768, 32767)).astype(np.int16)

@@ -34,8 +34,12 @@ def run_here(model: Model, store: StoreFolder, job: Job, split: Split, hooks: Ho
     """
     if job.settings.world == 1:
         return run_member(model, store, job, split, Place(find_device(job.settings.device)), hooks)
-    if job.settings.device == "cuda" and torch.cuda.device_count() < job.settings.world:
-        raise TrainingError(f"-num_gpus {job.settings.world}: this machine has {torch.cuda.device_count()}; give at most that many")
+    if job.settings.device == "cuda" and (there := torch.cuda.device_count()) < job.settings.world:
+        if job.go_on:  # the number is the recorded one: with another, the same steps would be other batches
+            run = model.folder.run(job.member.name, job.fold).root
+            raise TrainingError(f"{run}: was begun on {job.settings.world} GPUs and this machine has {there}; go on with it on a machine that "
+                                "has as many, or move the folder away to start again")  # fmt: skip
+        raise TrainingError(f"-num_gpus {job.settings.world}: this machine has {there}; give at most that many")
     if job.settings.device == "mps":
         raise TrainingError("-num_gpus: torch cannot train on several MPS devices; leave it out")
     stop = processes.get_context("spawn").Event()
@@ -55,7 +59,8 @@ def run_here(model: Model, store: StoreFolder, job: Job, split: Split, hooks: Ho
 def _one_of_many(rank: int, model_root, store_root, job: Job, split: Split, port: int, stop) -> None:
     """One DDP process; the global batch is world × the batch size, this process takes its part.
 
-    Signals are the parent's to handle: it sets the event `stop`, and all processes then end after one checkpoint.
+    Where it fails it ends without closing its group: with NCCL, closing waits for the other processes, which wait for this one, and
+    nobody would learn why. Signals are the parent's to handle: it sets the event `stop`, and all processes then end after one checkpoint.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, partial(_end_if_alone, os.getppid()))
@@ -63,15 +68,16 @@ def _one_of_many(rank: int, model_root, store_root, job: Job, split: Split, port
     world = job.settings.world
     if job.settings.device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // world))
-    backend = "nccl" if job.settings.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world, timeout=WAITS)
-    try:
-        where = Place(find_device(job.settings.device, rank), rank, world)
-        with suppress(Interrupted):
-            run_member(open_model(ModelFolder(model_root)), StoreFolder(store_root), job, split, where, Hooks(should_stop=stop.is_set))
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    where = Place(find_device(job.settings.device, rank), rank, world)
+    backend, bound = "gloo", {}
+    if where.device.type == "cuda":
+        torch.cuda.set_device(where.device)  # else every process would open a context on the first GPU, too
+        backend, bound = "nccl", {"device_id": where.device}
+    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world, timeout=WAITS, **bound)
+    with suppress(Interrupted):
+        run_member(open_model(ModelFolder(model_root)), StoreFolder(store_root), job, split, where, Hooks(should_stop=stop.is_set))
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _end_if_alone(parent: int, number: int, frame) -> None:

@@ -16,7 +16,7 @@ from .members import Job, TrainOptions, is_finished, settings_for
 
 log = logging.getLogger(__name__)
 GROUPS = ("coarse", "fine", "all")
-FIT_SHARE = {"fusion": 0.03, "merge": 0.04}  # of a time budget, kept for the fits: a choice
+FIT_SHARE = {"fusion": 0.03, "merge": 0.04}  # of the trainings' shares, kept for the fits: a choice
 LEAST_PART = 0.25  # of a training's part of a time budget, where others took more than theirs
 
 
@@ -27,10 +27,6 @@ class Task:
     kind: Literal["member", "fusion", "merge"]
     member: MemberPlan | None = None
     fold: int = -1
-
-    @property
-    def share(self) -> float:
-        return self.member.minutes_share if self.member else FIT_SHARE[self.kind]
 
     @property
     def title(self) -> str:
@@ -123,6 +119,8 @@ class TimeBudget:
         self.seconds = minutes * 60 if minutes else None
         self.ends = clock() + self.seconds if minutes else None
         self.todo = list(todo)
+        members = sum(t.member.minutes_share for t in todo if t.member)
+        self.shares = [t.member.minutes_share if t.member else members * FIT_SHARE[t.kind] for t in todo]
 
     def start(self, task: Task) -> float | None:
         """Seconds for a task that starts now; None without a budget. TrainingError where more than twice the budget has passed.
@@ -133,11 +131,11 @@ class TimeBudget:
         """
         if self.ends is None:
             return None
-        ahead, left = self.todo[self.todo.index(task) :], self.ends - self.clock()
+        number, left = self.todo.index(task), self.ends - self.clock()
         if left < -self.seconds:
             raise TrainingError(f"{task.title}: --minutes were over before it began; run the same command again, with the minutes for what is left")
-        least = LEAST_PART * self.seconds * task.share / sum(t.share for t in self.todo)
-        if (part := left * task.share / sum(t.share for t in ahead)) >= least:
+        least = LEAST_PART * self.seconds * self.shares[number] / sum(self.shares)
+        if (part := left * self.shares[number] / sum(self.shares[number:])) >= least:
             return part
         if task.member:
             log.warning("%s: hardly anything is left of --minutes; it is trained for %.0f s all the same", task.title, least)

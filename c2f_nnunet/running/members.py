@@ -68,13 +68,14 @@ def settings_for(member: MemberPlan, options: TrainOptions, seconds: float | Non
     training = member.training
     given = {"epochs": options.epochs, "batch_size": options.batch_size, "learning_rate": options.learning_rate}
     training = replace(training, **{k: v for k, v in given.items() if v is not None})
-    workers = options.workers if options.workers is not None else default_workers()
-    return TrainSettings(training, options.seed, seconds, workers, options.device, options.world, options.pretrained)
+    workers = options.workers if options.workers is not None else default_workers(options.world)
+    return TrainSettings(training, options.seed, seconds, workers, options.device, options.world, options.pretrained, options.epochs)
 
 
-def default_workers() -> int:
-    """Augmentation processes: one per core beside the first, at most 12 (nnU-Net's number); none where forking is not safe."""
-    return max(1, min(12, (os.cpu_count() or 2) - 1)) if sys.platform == "linux" else 0
+def default_workers(world: int = 1) -> int:
+    """Augmentation processes of each of `world` training processes: one per core beside the first, at most 12 (nnU-Net's number); none
+    where forking is not safe."""
+    return max(1, min(12, (os.cpu_count() or 2) // world - 1)) if sys.platform == "linux" else 0
 
 
 def is_finished(run: RunFolder) -> bool:
@@ -127,7 +128,16 @@ def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolde
     if job.settings.workers:
         cached.load(lambda: _stop_if(stop))
     source = SliceSource(member, plan.labels, cached) if member.stage == "coarse" else CropSource(member, cached)
-    validate = validation(plan, member, CachedVolumes(held_out, memory_gb), where.device, hooks.should_stop)
+    tested = CachedVolumes(held_out, memory_gb)
+    validate = validation(plan, member, tested, where.device, hooks.should_stop)
+
+    def validation_takes(network: nn.Module) -> float:
+        """Seconds for all held-out cases, by the time that one takes."""
+        if not held_out:
+            return 0.0
+        began, one = time.monotonic(), replace(tested, volumes=held_out[:1])
+        validation(plan, member, one, where.device)(network)
+        return (time.monotonic() - began) * len(held_out)
 
     drawn_at = time.monotonic()
 
@@ -138,7 +148,7 @@ def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolde
             drawn_at = time.monotonic()
         hooks.on_epoch(rows, last)
 
-    return train(member, job.settings, source, run, validate, where, job.go_on, replace(hooks, on_epoch=after_epoch))
+    return train(member, job.settings, source, run, validate, where, job.go_on, replace(hooks, on_epoch=after_epoch), validation_takes)
 
 
 def _stop_if(should_stop: Callable[[], bool]) -> None:

@@ -90,9 +90,9 @@ def _write_splits(folder: ModelFolder, dataset: Dataset, own: Path) -> None:
 
 
 def _without_rules(value):
-    """A plan's numbers alone: another wording of a rule changes no network."""
+    """What a plan makes of networks: neither another wording of a rule nor another fingerprint with the same numbers changes one."""
     if isinstance(value, dict):
-        return {k: _without_rules(v) for k, v in value.items() if k != "rules"}
+        return {k: _without_rules(v) for k, v in value.items() if k not in ("rules", "fingerprint")}
     return [_without_rules(v) for v in value] if isinstance(value, list) else value
 
 

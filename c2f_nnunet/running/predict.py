@@ -138,6 +138,8 @@ def predict_case(cascade: Cascade, case: Case, target: Path, options: PredictOpt
     checks = checks_of(case.id, cascade.plan, coarse, result, image.geometry, options.limits)
     clock.lap("checks")
     ids = cascade.plan.labels.to_ids(result.channels)
+    for name in set(EXTRAS) - set(options.extras):  # of an earlier result: it would lie beside this one as if it were its own
+        _extra_path(target, name).unlink(missing_ok=True)
     write_label(target, ids, image.source)
     hashes = {"source_sha256": scan_sha256(case.image), "sha256": durable.sha256(target)}
     if keep is not None:
@@ -180,12 +182,21 @@ def _extra_path(target: Path, name: str) -> Path:
     return note.with_name(note.name.removesuffix(".json") + EXTRAS[name])
 
 
-def is_complete(target: Path, case: Case, options: PredictOptions, model: str) -> bool:
-    """Whether a result is whole, of this very input, model and stage, with all the files that are wanted beside it."""
+def is_of(target: Path, stage: str, model: str) -> bool:
+    """Whether the note beside a result says that it is of this stage and model (`Cascade.made_of`)."""
     try:
         note = records.read_json(note_path(target))
-        if (note["stage"], note["model"]) != (options.stage, model):
-            return False
+        return (note["stage"], note["model"]) == (stage, model)
+    except (C2FError, OSError, KeyError, TypeError):
+        return False
+
+
+def is_complete(target: Path, case: Case, options: PredictOptions, model: str) -> bool:
+    """Whether a result is whole, of this very input, model and stage, with all the files that are wanted beside it."""
+    if not is_of(target, options.stage, model):
+        return False
+    try:
+        note = records.read_json(note_path(target))
         if any(note[f"{name}_sha256"] != durable.sha256(_extra_path(target, name)) for name in options.extras):
             return False
         return note["sha256"] == durable.sha256(target) and note["source_sha256"] == scan_sha256(case.image)

@@ -150,9 +150,10 @@ def _make_volume(store: Store, case: Case, member: MemberPlan, plan: Plan, sourc
 
 def _make_crops(store: Store, case: Case, member: MemberPlan, plan: Plan, source: _Source, image, channels, known) -> None:
     written = []
+    for volume_id in {*_read_marker(store, case.id).volumes, *(crop_id(case.id, o) for o in member.organs)}:
+        store.remove(volume_id)  # those of organs by earlier names, too: whatever lies there is trained on
     for organ in member.organs:
         volume_id = crop_id(case.id, organ)
-        store.remove(volume_id)
         mask, place = channels == plan.labels.organs.index(organ) + 1, None
         if organ in known and not mask.any():
             place = usual_place_mm(image.array, image.geometry, plan.prior(organ))

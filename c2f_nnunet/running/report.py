@@ -24,20 +24,20 @@ CHECKS = "checks.json"
 
 def prediction_report(
     out: Path, title: str, labels: LabelSet, cases: Sequence[Case], options: PredictOptions,
-    held_out: Mapping[str, Sequence[float]] | None = None, failed: Mapping[str, str] | None = None,
+    held_out: Mapping[str, Sequence[float]] | None = None, left_out: Mapping[str, str] | None = None,
 ) -> Path:  # fmt: skip
     """Write report.html and viewer/ for the cases that are predicted in `out`; returns the page's path.
 
-    held_out: organ → DSCs (0…1) that the model reached on held-out cases of its training set, to be shown beside. failed: case → why it
-    could not be predicted now; an older result of it is not shown. A case without a result, or one that cannot be read, is named in
-    the report. C2FError where there is none at all.
+    held_out: organ → DSCs (0…1) that the model reached on held-out cases of its training set, to be shown beside. left_out: case → why it
+    is not shown though a result may be there: it failed now, or the result is another model's. A case without a result, or one that
+    cannot be read, is named in the report. C2FError where there is none at all.
     """
     organs: dict[str, tuple[PredictedOrgan, ...]] = {}
     views: dict[str, Views] = {}
     centres, notes, checks = {}, [], read_checks(out / CHECKS)
     for case in cases:
-        if case.id in (failed or {}):
-            notes.append(f"incomplete: {case.id} could not be predicted: {failed[case.id]}")
+        if case.id in (left_out or {}):
+            notes.append(f"incomplete: {case.id} is left out: {left_out[case.id]}")
             continue
         target = output_path(out, case, options)
         if not target.exists():

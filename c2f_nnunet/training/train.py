@@ -32,6 +32,7 @@ Step = Callable[[dict], tuple[float, float]]  # a batch → its loss and the lea
 # PyTorch's ReduceLROnPlateau, whose manual names 2 to 10; the largest step is taken since there is one try only: a rate that is too small
 # costs some accuracy in what is left of the budget, one that is still too large costs the training.
 RATE_AFTER_FAILURE = 0.1
+VALIDATION_SHARE = 0.1  # of a training by time, at most, between the first step and the last: a choice
 
 
 @record
@@ -39,7 +40,8 @@ class TrainSettings:
     """What the command line adds to a member's plan; written to the run's settings.json.
 
     seconds: this member's part of --minutes; None trains the plan's epochs. training: the plan's values after --epochs,
-    --batch_size and --lr replaced theirs. workers: augmentation processes (0: in the training process).
+    --batch_size and --lr replaced theirs. workers: augmentation processes (0: in the training process). epochs: --epochs, which ends a
+    training by time as well.
     """
 
     training: TrainingPlan
@@ -49,6 +51,13 @@ class TrainSettings:
     device: str
     world: int
     pretrained: str | None
+    epochs: int | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """Its epochs, its seconds, or, where both were asked for, whichever ends first."""
+        by_steps = self.seconds is None or self.epochs is not None
+        return Budget(self.training.epochs * self.training.steps_per_epoch if by_steps else None, self.seconds)
 
 
 class Interrupted(Exception):
@@ -102,12 +111,13 @@ class Clock:
 
 def train(
     member: MemberPlan, settings: TrainSettings, source, run: RunFolder, validate: Validate, where: Place,
-    go_on: bool = False, hooks: Hooks = Hooks(),
+    go_on: bool = False, hooks: Hooks = Hooks(), validation_takes: Callable[[nn.Module], float] = lambda network: 0.0,
 ) -> Progress:  # fmt: skip
     """Train a member to its budget's end, keeping the best by held-out Dice; returns the final progress.
 
     source draws samples (see sampler); validate(network) gives each organ's held-out Dice, None where undefined. Where it
-    is undefined for every organ, the newest weights count as the best. go_on: from the latest checkpoint. Raises
+    is undefined for every organ, the newest weights count as the best. validation_takes(network): an estimate in seconds, which a
+    training by time keeps for the last one; in between it validates where that is a tenth of the time at most. go_on: from the latest checkpoint. Raises
     Interrupted after a checkpoint where hooks.should_stop() says so between steps, or where validate raises it; a resumed
     training has the same epochs. Where a loss is not finite it goes on from the latest checkpoint with a tenth of
     the learning rate, once; TrainingError the second time.
@@ -126,6 +136,8 @@ def train(
     began = time.monotonic() - state.progress.elapsed_s
     while True:
         try:
+            if settings.seconds and not state.progress.validation_s and where.rank == 0:
+                state.progress.validation_s = validation_takes(state.average.eval())
             return _to_the_end(state, settings, source, run, validate, where, hooks)
         except NotFinite as e:
             if state.progress.rate_factor < 1.0:
@@ -140,9 +152,9 @@ def _to_the_end(
 ) -> Progress:  # fmt: skip
     """Train from where the state is to the budget's end; NotFinite where that cannot be."""
     plan, progress = settings.training, state.progress
-    clock = Clock(Budget(None if settings.seconds else plan.epochs * plan.steps_per_epoch, settings.seconds), progress)
+    clock = Clock(settings.budget, progress)
     batches = Batches(source, plan.batch_size, settings.seed, progress.step, settings.workers, where.rank, where.world)
-    step = make_step(state, plan, clock, where)
+    step, validated_s = make_step(state, plan, clock, where), clock.elapsed_s
 
     with closing(stream(batches, settings.workers)) as batch_stream:
         for epoch in count(progress.epoch):
@@ -151,11 +163,13 @@ def _to_the_end(
             row = _epoch(state, step, batch_stream, plan, clock, where, run, hooks)
             state.rows.append(row)
             last = bool(where.agreed(float(clock.used() >= 1.0)))
-            validating = last or (epoch + 1) % plan.validate_every == 0
+            affordable = settings.seconds is None or progress.validation_s <= VALIDATION_SHARE * (clock.elapsed_s - validated_s)
+            validating = last or (epoch + 1) % plan.validate_every == 0 and bool(where.agreed(float(affordable)))
             if validating:
                 if where.rank == 0 and state.checkpoint_is_due(progress.validation_s):
                     state.save(run)  # a kill while it validates then costs no epoch
                 row |= _validated(validate, state, where, last, run)
+                validated_s = clock.elapsed_s
             progress.epoch, progress.elapsed_s = epoch + 1, clock.elapsed_s
             if validating and row["val_dsc"] >= progress.best:
                 progress.best = row["val_dsc"]

@@ -28,10 +28,10 @@ def predicted(monkeypatch):
 
     def build_cascade(opened, folds, which, device, flips, stage):
         seen.opened, seen.folds, seen.which, seen.device, seen.flips, seen.stage = opened, folds, which, device, flips, stage
-        return "cascade", {"2d_top": (0, 1), "3d_Stem": (0,)}
+        return SimpleNamespace(made_of="these networks"), {"2d_top": (0, 1), "3d_Stem": (0,)}
 
     def predict_cases(cascade, cases, out, options, on_case):
-        assert cascade == "cascade"
+        assert cascade.made_of == "these networks"
         seen.files, seen.out, seen.options = [c.image for c in cases], out, options
         for case in cases:
             on_case(case.id)

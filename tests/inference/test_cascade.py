@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from c2f_nnunet.geometry import Box, Geometry
+from c2f_nnunet.geometry import Box, Geometry, boxed
 from c2f_nnunet.inference.cascade import (
     EMPTY, MERGE_SOURCES, TAKEN_AS_ABSENT, Cascade, OrganMaps, largest_component, merge, run, run_coarse, stage_maps,
 )  # fmt: skip
@@ -13,6 +13,7 @@ from c2f_nnunet.inference.fusion import FusionWeights
 from c2f_nnunet.inference.locate import MISSED, Located
 from c2f_nnunet.inference.presence import Presence
 from c2f_nnunet.io.images import read_image, read_label
+from c2f_nnunet.preparing.prepare import PreparedVolume
 from c2f_nnunet.preparing.views import IN_PLANE, POSITION_SCALE_MM, intensity_channels
 
 CPU = torch.device("cpu")
@@ -129,6 +130,24 @@ def test_a_box_that_the_organ_touches_is_grown_once(tiny_planned, size, flags, w
     assert stem.grown and stem.flags == flags
     top = np.flatnonzero((truth == 3).any((1, 2)))[-1]
     assert (result.channels[top] == 3).any() == whole
+
+
+def test_the_fine_stage_decides_where_a_wide_body_was_cut_to_the_coarse_grid(tiny_planned):
+    """The coarse grid ends before the stem does: there the coarse stage has no say, whatever its weight."""
+    hu, geometry, truth = scan(tiny_planned, "t0")
+    plan = tiny_planned.model.plan
+    weights = FusionWeights(plan.labels.organs, MERGE_SOURCES, ((0.125,) * 3, (0.875,) * 3), (0.0,) * 3)
+    cascade = replace(cascade_of(tiny_planned), merge=weights)
+    coarse = run_coarse(cascade, hu, geometry)
+    stem = np.argwhere(truth == 3)
+    middle = geometry.world(stem.mean(0))
+    last = int(np.floor(coarse.prepared.geometry.index(middle)[1]))  # the row of its middle
+    cut = Box((0, 0, 0), (coarse.prepared.hu.shape[0], last + 1, coarse.prepared.hu.shape[2]))
+    shorter = PreparedVolume(coarse.prepared.hu[cut.slices], boxed(coarse.prepared.geometry, cut), coarse.prepared.anchor_index)
+    coarse = replace(coarse, prepared=shorter, logits=coarse.logits[:, :, : last + 1])
+    found = merge(plan, stage_maps(cascade, coarse, hu, geometry, "fine"), geometry, weights, coarse.located).channels
+    assert (found[tuple(stem[stem[:, 1] > stem[:, 1].mean()].T)] == 3).mean() > 0.95
+    assert dice(found == 3, truth == 3) > 0.95
 
 
 def test_an_organ_without_a_fine_network_keeps_its_coarse_result_flagged(tiny_planned):

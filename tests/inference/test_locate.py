@@ -88,6 +88,17 @@ def test_a_whole_organ_is_told_from_a_fragment(size, p, start, whole):
     assert is_whole(place, planned.priors[0], planned, GRID, GRID) == whole
 
 
+@pytest.mark.parametrize("spare_mm", [0.0, 0.5, 0.99])
+def test_a_fragment_at_the_scans_end_is_not_taken_for_a_whole_absence(spare_mm):
+    """Coarse voxels need not end with the scan: the last one whose centre lies within may end up to half of one short of it."""
+    scan = Geometry((40, 40, 40), (1.0, 1.0, 2.0), (9.0, 19.5, 29.5 - spare_mm))  # begins so much below the coarse grid, x likewise there
+    planned = plan(prior("Stem", volume_mm3=(800.0, 1024.0, 2000.0)))
+    place = locate({"Stem": volume(((0, 6, 6), (4, 8, 8), 0.9))}, GRID, planned, ANCHOR)["Stem"]
+    assert place.volume_mm3 == 256 and is_whole(place, planned.priors[0], planned, GRID, scan)
+    apart = locate({"Stem": volume(((2, 6, 6), (6, 8, 8), 0.9))}, GRID, planned, ANCHOR)["Stem"]
+    assert not is_whole(apart, planned.priors[0], planned, GRID, scan)
+
+
 def test_touching_organs_are_apart():
     maps = {"A": volume(((2, 2, 2), (6, 6, 6), 0.9)), "B": volume(((6, 2, 2), (10, 6, 6), 0.8))}
     found = locate(maps, GRID, plan(prior("A"), prior("B")), ANCHOR)

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from c2f_nnunet.geometry import Geometry, canonical_geometry, reorientation, respaced, to_canonical
-from c2f_nnunet.preparing.resample import AIR_HU, covering_box, resample, resample_hu, resample_labels
+from c2f_nnunet.geometry import Box, Geometry, boxed, canonical_geometry, reorientation, respaced, to_canonical
+from c2f_nnunet.preparing.resample import AIR_HU, covering_box, resample, resample_hu, resample_labels, resample_map
 
 FLIPPED = ((0.0, 0.0, -1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0))  # x and y run the other way
 TURNED = ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))  # array axes follow y, x, z
@@ -130,6 +130,37 @@ def test_labels_outside_the_target_do_not_matter():
     labels[..., 15:] = 300
     assert not resample_labels(labels, source, target).any()
     assert not resample_labels(np.zeros((4, 4, 20), np.uint8), source, target).any()
+
+
+def test_a_thin_organ_survives_in_a_coarser_scan():
+    """A tube of 2 mm radius along x, whose log-odds on a grid of 2.5 × 1 × 1 mm fall from 5 within to -12 outside, in slices of 5 mm."""
+    grid, image = Geometry((20, 30, 30), (2.5, 1.0, 1.0)), Geometry((10, 30, 30), (5.0, 1.0, 1.0), (0.0, 0.0, 1.25))
+    x, y, z = np.moveaxis(grid.world(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)), -1, 0)
+    values = np.clip(5 * (2.0 - np.hypot(y - 15, z - 26.25)), -12, 5).astype(np.float32)  # its middle lies in the middle of a slice
+    there = resample_map(values, grid, image, Box((0, 0, 0), image.shape), -12.0) > 0
+    assert there[5, 14:17, :].all() and there.sum() == 3 * 30
+    assert (resample(values, grid, image, -12.0) > 0).sum() == 0  # as an image is resampled: blurred away
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_map_does_not_taper_at_the_scans_end(end):
+    """Slices of 2.5 mm, a grid of 3 mm that begins and ends beyond them: what is sure in the last slices stays so."""
+    image = Geometry((20, 4, 4), (2.5, 3.0, 3.0), (0.0, 0.0, 0.0))
+    grid = Geometry((20, 4, 4), (3.0, 3.0, 3.0), (0.0, 0.0, (-5.0, -4.0)[end]))
+    z = grid.world([(i, 0, 0) for i in range(20)])[:, 2]
+    inside = (z >= -1.25) & (z <= 48.75)
+    assert not inside[0] and not inside[-1]
+    values = np.broadcast_to(np.where(inside, 6.0, -10.0)[:, None, None], grid.shape).astype(np.float32)  # beyond the scan is air: no organ
+    assert (resample_map(values, grid, image, Box((0, 0, 0), image.shape), -12.0) == 6.0).all()
+    part = Box((18, 0, 0), (20, 4, 4)) if end else Box((0, 0, 0), (2, 4, 4))
+    assert (resample(values, grid, boxed(image, part), -12.0, smooth=False) < 6.0).any()  # as an image is resampled
+
+
+def test_a_map_is_unchanged_within_the_scan_and_filled_beyond_its_grid():
+    image, values = Geometry((8, 8, 8), (2.0, 2.0, 2.0)), np.random.default_rng(0).normal(size=(4, 4, 4)).astype(np.float32)
+    grid = boxed(image, Box((2, 2, 2), (6, 6, 6)))
+    back = resample_map(values, grid, image, Box((0, 0, 0), (8, 8, 8)), np.nan)
+    assert back[2:6, 2:6, 2:6] == pytest.approx(values, abs=1e-6) and np.isnan(back).sum() == 8**3 - 4**3
 
 
 def test_covering_box():

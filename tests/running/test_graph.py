@@ -55,11 +55,14 @@ def test_time_is_shared_in_proportion_to_what_is_left(tiny_planned, caplog):
     """Shares: three views of 0.15 each, the fusion's fit, two organs of 0.25 each, the merge's fit."""
     todo, now = tasks(tiny_planned.model.plan, "all", (0,)), [100.0]
     budget = TimeBudget(60.0, todo, lambda: now[0])
-    total = 3 * 0.15 + FIT_SHARE["fusion"] + 2 * 0.25 + FIT_SHARE["merge"]
+    members, merge = 3 * 0.15 + 2 * 0.25, 0.95 * FIT_SHARE["merge"]
+    total = members * (1 + FIT_SHARE["fusion"]) + merge
     assert budget.start(todo[0]) == pytest.approx(3600 * 0.15 / total)
     now[0] += 600.0  # the first took longer than its share: the others share what is left
     assert budget.start(todo[1]) == pytest.approx(3000 * 0.15 / (total - 0.15))
-    assert budget.start(todo[5]) == pytest.approx(3000 * 0.25 / (0.25 + FIT_SHARE["merge"]))
+    assert budget.start(todo[5]) == pytest.approx(3000 * 0.25 / (0.25 + merge))
+    one = tasks(tiny_planned.model.plan, "3d_Stem", (0,))  # alone it gets all but what its merge's fit may need
+    assert TimeBudget(60.0, one, lambda: now[0]).start(one[0]) == pytest.approx(3600 / (1 + FIT_SHARE["merge"]))
     assert not caplog.text
     for passed_s in (3600 - 0.5, 3600 + 60, 2 * 3600):  # a quarter of its part at least
         now[0] = 100.0 + passed_s

@@ -81,8 +81,8 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_is_shown(predicted, ca
 
 def test_an_older_result_of_a_case_that_failed_now_is_not_shown(predicted):
     out, make = predicted
-    html = make(failed={"s1": "s1_0000.nii.gz: truncated"}).read_text(encoding="utf-8")
-    assert "incomplete: s1 could not be predicted: s1_0000.nii.gz: truncated" in html and 'id="case-2"' not in html
+    html = make(left_out={"s1": "s1_0000.nii.gz: truncated"}).read_text(encoding="utf-8")
+    assert "incomplete: s1 is left out: s1_0000.nii.gz: truncated" in html and 'id="case-2"' not in html
     assert [c.case for c in viewing.read_index(out).cases] == ["s0"]
 
 
@@ -115,6 +115,10 @@ def test_the_command_makes_it_from_a_trained_model(tiny_trained, tmp_path, capsy
     assert predict.main([*args, "--continue_prediction"]) == 0  # nothing is predicted, the report is made of what is there
     reached = tiny_trained.model.fusion.held_out[0].dsc
     assert f">{mean_sd(np.mean(reached), np.std(reached, ddof=1))} ({len(reached)})</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert predict.main(tiny_trained.args("-i", "imagesTs", "-o", tmp_path, "-device", "cpu", "--report", "-num_parts", 2, "-part_id", 0)) == 0
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")  # s1's result is as before: without mirroring
+    assert "incomplete: s1 is left out: its result there is of another model, stage or fold" in html and 'id="case-2"' not in html
+    assert {c["case"] for c in json.loads((tmp_path / "checks.json").read_text())} == {"s0"}
     coarse = [*args, "-o", tmp_path / "coarse", "--stage", "coarse"]
     assert predict.main(list(map(str, coarse))) == 0  # of the merged results' DSC nothing is said beside the coarse stage's
     assert f"({len(reached)})</td>" not in (tmp_path / "coarse" / "report.html").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from c2f_nnunet.data.store import Store
 from c2f_nnunet.errors import TrainingError
 from c2f_nnunet.io import records
 from c2f_nnunet.training import checkpoint, state
+from c2f_nnunet.training import train as module
 from c2f_nnunet.training.sampler import CachedVolumes, CropSource, SliceSource
 from c2f_nnunet.training.state import TrainState
 from c2f_nnunet.training.train import Hooks, Interrupted, Place, TrainSettings, train
@@ -22,7 +24,7 @@ CPU = torch.device("cpu")
 
 def start(
     tiny, run, member="3d_Stem", validate=lambda network: {"Stem": 0.5}, seconds=None, resume=False, stop_after=None,
-    cases=("t0", "t1"), **training,
+    cases=("t0", "t1"), given_epochs=None, on_step=lambda: None, validation_takes=lambda network: 0.0, **training,
 ):  # fmt: skip
     """Train a tiny member for 3 epochs of 4 steps; stop_after: the number of steps after which it is asked to stop."""
     plan = tiny.model.plan
@@ -34,10 +36,11 @@ def start(
 
     def should_stop() -> bool:
         asked.append(True)
+        on_step()
         return stop_after is not None and len(asked) >= stop_after
 
-    settings = TrainSettings(training, 1, seconds, 0, "cpu", 1, None)
-    return train(m, settings, source, RunFolder(run), validate, Place(CPU), resume, Hooks(should_stop=should_stop))
+    settings = TrainSettings(training, 1, seconds, 0, "cpu", 1, None, given_epochs)
+    return train(m, settings, source, RunFolder(run), validate, Place(CPU), resume, Hooks(should_stop=should_stop), validation_takes)
 
 
 def rows_of(run) -> list[dict]:
@@ -73,6 +76,30 @@ def test_resuming_is_bit_identical(tiny_planned, tmp_path, member, stop_after):
         whole, parts = weights(tmp_path / "whole", which), weights(tmp_path / "parts", which)
         assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole), which
     assert [(r["epoch"], r["step"]) for r in rows_of(tmp_path / "parts")] == [(0, 4), (1, 8), (2, 12)]
+
+
+@pytest.mark.parametrize("takes_s, validated", [(12, [48]), (0.05, [9, 19, 29, 39, 49, 59])])
+def test_a_training_by_time_ends_with_it_however_long_a_validation_takes(tiny_planned, tmp_path, monkeypatch, takes_s, validated):
+    """By a clock on which a step takes a second, 60 of them: the rate has come down when they are over, and the last validation is in time."""
+    now, seen = [0.0], []
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def validate(network) -> dict:
+        seen.append(round(now[0]))
+        now[0] += takes_s
+        return {"Stem": 0.5}
+
+    def on_step() -> None:
+        now[0] += 1 - 1e-9
+
+    start(tiny_planned, tmp_path, validate=validate, seconds=60.0, on_step=on_step, validation_takes=lambda network: takes_s, batch_size=1)
+    assert now[0] == pytest.approx(60, abs=2) and rows_of(tmp_path)[-1]["lr"] < 0.05 * rows_of(tmp_path)[0]["lr"], (now, seen)
+    assert seen == validated
+
+
+def test_epochs_end_a_training_by_time_as_well(tiny_planned, tmp_path):
+    done = start(tiny_planned, tmp_path, seconds=1e6, given_epochs=3)
+    assert (done.step, done.epoch) == (12, 3) and rows_of(tmp_path)[-1]["lr"] < 0.3 * rows_of(tmp_path)[1]["lr"]
 
 
 def test_a_kill_while_it_validates_costs_no_epoch(tiny_planned, tmp_path, monkeypatch):
