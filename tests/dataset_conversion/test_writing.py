@@ -79,7 +79,7 @@ def test_notes_are_kept_with_the_case_and_counted(made, capsys):
 
 def test_records_of_before_there_were_notes_are_read(made):
     writing.convert(made.target, [made.case("a")], update=False)
-    path = made.target.record(made.case("a"))
+    path = made.target.record("a")
     record = records.read_json(path)
     del record["notes"]
     records.write(path, record)

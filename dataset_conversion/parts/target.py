@@ -1,0 +1,72 @@
+"""The data set that a conversion makes: where its files lie, and the record of each case."""
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from c2f_nnunet.io import records
+from c2f_nnunet.io.records import record
+
+from .cases import SourceCase
+
+FOLDERS = {True: ("imagesTr", "labelsTr"), False: ("imagesTs", "labelsTs")}  # training → images, label maps
+
+
+@dataclass(frozen=True)
+class Target:
+    """The data set to be made. ids, names: the source's organ → label id, → name in dataset.json.
+
+    settings: options that an update must repeat. about: more keys of dataset.json, such as reference and licence.
+    """
+
+    folder: Path
+    ids: dict[str, int]
+    names: dict[str, str]
+    settings: dict[str, str]
+    about: dict[str, str]
+    ending: str = ".nii.gz"
+
+    def files(self, case: str, training: bool) -> tuple[Path, Path]:
+        """A case's image and label map."""
+        images, labels = FOLDERS[training]
+        return self.folder / images / f"{case}_0000{self.ending}", self.folder / labels / f"{case}{self.ending}"
+
+    def record(self, case: str) -> Path:
+        return self.folder / "conversion" / "cases" / f"{case}.json"
+
+
+@record
+class Overlap:
+    """Voxels in the masks of two organs, by their names in the data set; the one with the smaller mask kept them."""
+
+    kept: str
+    lost: str
+    voxels: int
+
+
+@record
+class CaseRecord:
+    """What became of a case. annotated: its known organs. empty: organs that had a mask, but no voxel in the end; taken as unknown.
+
+    notes: what the converter had to say of its masks.
+    """
+
+    case: str
+    training: bool
+    patient: str
+    source: str
+    annotated: tuple[str, ...]
+    empty: tuple[str, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_records(target: Target) -> list[CaseRecord]:
+    return [records.read(CaseRecord, path) for path in sorted((target.folder / "conversion" / "cases").glob("*.json"))]
+
+
+def stamp(case: SourceCase) -> str:
+    """Changes when a file of the case is added, removed or written."""
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in case.files if path.is_file()]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
