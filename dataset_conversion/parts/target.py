@@ -63,7 +63,11 @@ class CaseRecord:
 
 
 def read_records(target: Target) -> list[CaseRecord]:
-    return [records.read(CaseRecord, path) for path in sorted((target.folder / "conversion" / "cases").glob("*.json"))]
+    return [records.read(CaseRecord, path) for path in record_files(target)]
+
+
+def record_files(target: Target) -> list[Path]:
+    return sorted((target.folder / "conversion" / "cases").glob("*.json"))
 
 
 def stamp(case: SourceCase) -> str:

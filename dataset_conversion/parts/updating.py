@@ -1,11 +1,15 @@
 """What an update finds of the conversions before it: what stays, and what goes."""
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+from typing import Sequence
+
 from c2f_nnunet.errors import RecordError
 from c2f_nnunet.io import records
 
 from .cases import SourceCase
-from .target import FOLDERS, CaseRecord, Target, read_records, stamp
+from .target import FOLDERS, CaseRecord, Target, read_records, record_files, stamp
 
 
 def is_done(target: Target, case: SourceCase) -> bool:
@@ -19,6 +23,22 @@ def is_done(target: Target, case: SourceCase) -> bool:
     return there and before.source == stamp(case) and before.training == case.training
 
 
+def follow_patients(target: Target, cases: Sequence[SourceCase]) -> None:
+    """Give the records the patients of the source as it is now; images need no making again.
+
+    A case that the source has no more stays with the scans that it was with: its patient is called what theirs is now.
+    """
+    now, before = {case.id: case.patient or case.id for case in cases}, _readable(target)
+    renamed: dict[str, str] = {}
+    for r in before:
+        if r.case in now:
+            renamed.setdefault(r.patient, now[r.case])
+    for r in sorted(before, key=lambda r: r.case in now):  # last those that tell the new names: an interrupted update can begin again
+        patient = now.get(r.case) or renamed.get(r.patient, r.patient)
+        if patient != r.patient:
+            records.write(target.record(r.case), replace(r, patient=patient))
+
+
 def sweep(target: Target) -> None:
     """Remove images and label maps without a record: those of cases that failed, or that a kill interrupted."""
     kept = {path for r in read_records(target) for path in target.files(r.case, r.training)}
@@ -26,3 +46,12 @@ def sweep(target: Target) -> None:
         for path in folder.iterdir() if folder.is_dir() else []:
             if path.is_file() and path not in kept:
                 path.unlink()
+
+
+def _readable(target: Target) -> list[CaseRecord]:
+    """The records but for damaged ones, whose cases are made again."""
+    found = []
+    for path in record_files(target):
+        with suppress(RecordError):
+            found.append(records.read(CaseRecord, path))
+    return found

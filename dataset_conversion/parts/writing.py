@@ -24,7 +24,7 @@ from c2f_nnunet.workspace import lock
 from .cases import SourceCase
 from .masks import merge_masks
 from .target import CaseRecord, Overlap, Target, read_records, stamp
-from .updating import is_done, sweep
+from .updating import follow_patients, is_done, sweep
 
 log = logging.getLogger("c2f_nnunet.conversion")
 
@@ -67,6 +67,7 @@ def convert(target: Target, cases: Sequence[SourceCase], update: bool,
     failed = {}
     with lock(target.folder, "a conversion"):
         _begin(target)
+        follow_patients(target, cases)
         for case in tqdm(cases, desc=target.folder.name, unit="case", disable=None):
             if is_done(target, case):
                 continue

@@ -273,6 +273,14 @@ def test_scans_of_one_patient_stay_together(clinic, run):
     assert verified(run.folder).patients == {"A": "A", "A2": "A", "B": "B", "C": "C"}
 
 
+def test_scans_of_one_patient_that_come_later_stay_together(clinic, run):
+    """A patient is called as its first case is, and that may be the new one."""
+    assert run(clinic)[0] == 0
+    structures(clinic / "A0" / "RS.dcm", series(clinic / "A0" / "CT", 4, PatientID="2"))
+    assert run(clinic, "--update")[0] == 0
+    assert verified(run.folder).patients == {"A": "A", "A0": "A0", "B": "A0", "C": "C"}
+
+
 def test_one_id_for_all_means_nothing(tmp_path, run):
     source = tmp_path / "export"
     for seed, name in enumerate("AB"):
