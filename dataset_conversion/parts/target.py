@@ -32,6 +32,12 @@ class Target:
         images, labels = FOLDERS[training]
         return self.folder / images / f"{case}_0000{self.ending}", self.folder / labels / f"{case}{self.ending}"
 
+    def images(self, training: bool) -> set[str]:
+        """The cases with an image, those that the user added among them."""
+        suffix = f"_0000{self.ending}"
+        found = (self.folder / FOLDERS[training][0]).glob(f"[!.]*{suffix}")
+        return {path.name.removesuffix(suffix) for path in found}
+
     def record(self, case: str) -> Path:
         return self.folder / "conversion" / "cases" / f"{case}.json"
 
@@ -67,7 +73,8 @@ def read_records(target: Target) -> list[CaseRecord]:
 
 
 def record_files(target: Target) -> list[Path]:
-    return sorted((target.folder / "conversion" / "cases").glob("*.json"))
+    """Whole ones only: a hidden file is what a kill left of one."""
+    return sorted(path for path in (target.folder / "conversion" / "cases").glob("*.json") if not path.name.startswith("."))
 
 
 def stamp(case: SourceCase) -> str:

@@ -7,6 +7,7 @@ from typing import Sequence
 
 from c2f_nnunet.errors import RecordError
 from c2f_nnunet.io import records
+from c2f_nnunet.io.durable import remove_leftovers
 
 from .cases import SourceCase
 from .target import FOLDERS, CaseRecord, Target, read_records, record_files, stamp
@@ -39,13 +40,17 @@ def follow_patients(target: Target, cases: Sequence[SourceCase]) -> None:
             records.write(target.record(r.case), replace(r, patient=patient))
 
 
-def sweep(target: Target) -> None:
-    """Remove images and label maps without a record: those of cases that failed, or that a kill interrupted."""
+def sweep(target: Target, cases: Sequence[SourceCase]) -> None:
+    """Remove what cases of the source left that failed, that a kill interrupted, or that changed between training and test.
+
+    Files of other names are the user's.
+    """
     kept = {path for r in read_records(target) for path in target.files(r.case, r.training)}
-    for folder in (target.folder / name for folders in FOLDERS.values() for name in folders):
-        for path in folder.iterdir() if folder.is_dir() else []:
-            if path.is_file() and path not in kept:
-                path.unlink()
+    for path in (path for case in cases for training in FOLDERS for path in target.files(case.id, training)):
+        if path not in kept:
+            path.unlink(missing_ok=True)
+    for folder in ("", "conversion", "conversion/cases", *FOLDERS[True], *FOLDERS[False]):
+        remove_leftovers(target.folder / folder)
 
 
 def _readable(target: Target) -> list[CaseRecord]:

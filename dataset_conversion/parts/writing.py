@@ -76,7 +76,7 @@ def convert(target: Target, cases: Sequence[SourceCase], update: bool,
                 write(target, case)
             except (DatasetError, ImageError, RecordError) as e:
                 failed[case.id] = str(e)
-        sweep(target)
+        sweep(target, cases)
         reasons = "".join(f"\n  {case}: {reason}" for case, reason in failed.items())
         done = read_records(target)
         if not any(r.training for r in done):
@@ -96,7 +96,7 @@ def finish_dataset(target: Target, done: Sequence[CaseRecord]) -> None:
     known = {r.case: [name for name in labels if name in r.annotated] for r in done}
     value = {
         "name": target.folder.name.split("_", 1)[1], **target.about, "channel_names": {"0": "CT"},
-        "labels": {"background": 0, **labels}, "numTraining": sum(r.training for r in done), "file_ending": target.ending,
+        "labels": {"background": 0, **labels}, "numTraining": len(target.images(True)), "file_ending": target.ending,
         "annotated": {case: names for case, names in known.items() if len(names) < len(labels)},
     }  # fmt: skip
     if any(r.patient != r.case for r in done):

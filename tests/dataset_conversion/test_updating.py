@@ -1,8 +1,9 @@
 """A data set brought up to date: what stays, what is made again, what goes."""
 import pytest
 
-from c2f_nnunet.io import records
-from tests.dataset_conversion.sources import load, verified
+from c2f_nnunet.io import durable, records
+from c2f_nnunet.workspace import TEMPORARY_MARK
+from tests.dataset_conversion.sources import GRID, STEM, ct, load, verified
 
 writing = load("parts.writing")
 
@@ -40,3 +41,31 @@ def test_an_interrupted_update_keeps_the_scans_of_a_patient_together(made, monke
     assert [path.stem for path in written] == ["a"]
     writing.convert(made.target, later, update=True)
     assert patients(made) == {"a": "b", "b": "b", "c": "c"}
+
+
+def test_files_that_the_user_added_stay(made, caplog):
+    writing.convert(made.target, [made.case("a")], update=False)
+    for part in ("Tr", "Ts"):
+        writing.write_volume(made.target.folder / f"images{part}" / f"mine{part}_0000.nii.gz", ct(5), GRID)
+        writing.write_volume(made.target.folder / f"labels{part}" / f"mine{part}.nii.gz", STEM, GRID)
+    (made.target.folder / "labelsTr" / "notes.txt").write_text("mine")
+    writing.convert(made.target, [made.case("a"), made.case("b")], update=True)
+    dataset = verified(made.target.folder)
+    assert [c.id for c in dataset.training] == ["a", "b", "mineTr"] and [c.id for c in dataset.test] == ["mineTs"]
+    assert (made.target.folder / "labelsTr" / "notes.txt").exists() and dataset.test[0].label.exists()
+    assert "numTraining" not in caplog.text
+
+
+def test_a_case_that_became_a_test_case_is_no_training_case_any_more(made):
+    writing.convert(made.target, [made.case("a"), made.case("b")], update=False)
+    writing.convert(made.target, [made.case("a"), made.case("b", training=False)], update=True)
+    assert sorted(p.name for p in made.target.folder.glob("*T*/*")) == ["a.nii.gz", "a_0000.nii.gz", "b.nii.gz", "b_0000.nii.gz"]
+    assert [c.id for c in verified(made.target.folder).test] == ["b"]
+
+
+def test_unfinished_files_of_a_kill_are_neither_read_nor_kept(made):
+    writing.convert(made.target, [made.case("a")], update=False)
+    for path in (made.target.folder / "dataset.json", made.target.record("a"), *made.target.files("a", True)):  # of a process that is gone
+        path.with_name(f"{TEMPORARY_MARK}{2**22 + 1}-{durable.HOST}-1-{path.name}").write_bytes(path.read_bytes()[:40])
+    writing.convert(made.target, [made.case("a")], update=True)
+    assert [c.id for c in verified(made.target.folder).training] == ["a"] and not list(made.target.folder.rglob(f"{TEMPORARY_MARK}*"))
