@@ -3,11 +3,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import Sequence
+from typing import Collection, Sequence
+
+import numpy as np
 
 from c2f_nnunet.errors import RecordError
 from c2f_nnunet.io import records
 from c2f_nnunet.io.durable import remove_leftovers
+from c2f_nnunet.io.images import read_label, write_volume
 
 from .cases import SourceCase
 from .target import FOLDERS, CaseRecord, Target, read_records, record_files, stamp
@@ -51,6 +54,27 @@ def sweep(target: Target, cases: Sequence[SourceCase]) -> None:
             path.unlink(missing_ok=True)
     for folder in ("", "conversion", "conversion/cases", *FOLDERS[True], *FOLDERS[False]):
         remove_leftovers(target.folder / folder)
+
+
+def take_out(target: Target, done: Sequence[CaseRecord], unseen: Collection[str]) -> list[CaseRecord]:
+    """The records after the organs `unseen`, which dataset.json leaves out, are taken out of label maps too: those of test cases hold them.
+
+    Such a record loses its stamp, so that an update makes the case again: a training case may have the organ by then.
+    """
+    left = []
+    for r in done:
+        if lost := [name for name in r.annotated if name in unseen]:
+            r = replace(r, source="")
+            records.write(target.record(r.case), r)  # first: after an interruption the label map may lack what the record says
+            _, label = target.files(r.case, r.training)
+            if label.is_file():
+                volume, ids = read_label(label), [i for organ, i in target.ids.items() if target.names[organ] in lost]
+                volume.array[np.isin(volume.array, ids)] = 0
+                write_volume(label, volume.array, volume.geometry)
+            r = replace(r, annotated=tuple(name for name in r.annotated if name not in lost))
+            records.write(target.record(r.case), r)
+        left.append(r)
+    return left
 
 
 def _readable(target: Target) -> list[CaseRecord]:

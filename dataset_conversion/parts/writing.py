@@ -24,7 +24,7 @@ from c2f_nnunet.workspace import lock
 from .cases import SourceCase
 from .masks import merge_masks
 from .target import CaseRecord, Overlap, Target, read_records, stamp
-from .updating import follow_patients, is_done, sweep
+from .updating import follow_patients, is_done, sweep, take_out
 
 log = logging.getLogger("c2f_nnunet.conversion")
 
@@ -81,18 +81,22 @@ def convert(target: Target, cases: Sequence[SourceCase], update: bool,
         done = read_records(target)
         if not any(r.training for r in done):
             raise DatasetError(f"{target.folder}: no training case could be converted: {reasons or 'the source has none'}")
-        finish_dataset(target, done)
+        done = finish_dataset(target, done)
     print(summary(target, done))
     if failed:
         raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases are left out; mend them and run this again with --update:{reasons}")
 
 
-def finish_dataset(target: Target, done: Sequence[CaseRecord]) -> None:
-    """dataset.json of the converted cases, read back as planning will read it. An organ that no training case has is left out."""
+def finish_dataset(target: Target, done: Sequence[CaseRecord]) -> list[CaseRecord]:
+    """dataset.json of the converted cases, read back as planning will read it; the records that stand in the end.
+
+    An organ that no training case has is left out, of the test cases' label maps too.
+    """
     seen = {name for r in done if r.training for name in r.annotated}
     labels = {target.names[organ]: i for organ, i in target.ids.items() if target.names[organ] in seen}
     if unseen := [name for name in target.names.values() if name not in seen]:
         log.warning("%s: no voxel of it in any training case; left out of dataset.json", ", ".join(unseen))
+    done = take_out(target, done, unseen)
     known = {r.case: [name for name in labels if name in r.annotated] for r in done}
     value = {
         "name": target.folder.name.split("_", 1)[1], **target.about, "channel_names": {"0": "CT"},
@@ -103,6 +107,7 @@ def finish_dataset(target: Target, done: Sequence[CaseRecord]) -> None:
         value["patients"] = {r.case: r.patient for r in done}
     records.write(target.folder / "dataset.json", value)
     read_dataset(target.folder)
+    return done
 
 
 def summary(target: Target, done: Sequence[CaseRecord]) -> str:

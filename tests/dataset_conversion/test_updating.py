@@ -1,11 +1,17 @@
 """A data set brought up to date: what stays, what is made again, what goes."""
+import numpy as np
 import pytest
 
+from c2f_nnunet.errors import ImageError, SomeCasesFailed
 from c2f_nnunet.io import durable, records
 from c2f_nnunet.workspace import TEMPORARY_MARK
-from tests.dataset_conversion.sources import GRID, STEM, ct, load, verified
+from tests.dataset_conversion.sources import GLAND, GRID, STEM, ct, known, label_of, load, verified
 
-writing = load("parts.writing")
+updating, writing = load("parts.updating"), load("parts.writing")
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def patients(made) -> dict[str, str]:
@@ -69,3 +75,24 @@ def test_unfinished_files_of_a_kill_are_neither_read_nor_kept(made):
         path.with_name(f"{TEMPORARY_MARK}{2**22 + 1}-{durable.HOST}-1-{path.name}").write_bytes(path.read_bytes()[:40])
     writing.convert(made.target, [made.case("a")], update=True)
     assert [c.id for c in verified(made.target.folder).training] == ["a"] and not list(made.target.folder.rglob(f"{TEMPORARY_MARK}*"))
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_an_organ_that_no_training_case_has_leaves_the_test_cases_until_one_has_it(made, monkeypatch, interrupted):
+    """The only training case with the gland is damaged at first."""
+    folder, damaged = made.target.folder, made.case("b", error=ImageError("b is damaged"))
+    cases = [made.case("a", organs="s"), made.case("t", training=False), made.case("u", training=False, organs="s")]
+    if interrupted:  # between the record and the label map
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(updating, "write_volume", interrupt)
+            writing.convert(made.target, [*cases, damaged], update=False)
+    with pytest.raises(SomeCasesFailed):
+        writing.convert(made.target, [*cases, damaged], update=False)
+    assert verified(folder).labels.organs == ("Stem",) and known(verified(folder)) == {"a": None, "t": None, "u": None}
+    np.testing.assert_array_equal(label_of(folder, "t", "Ts"), np.where(GLAND, 0, STEM))
+    np.testing.assert_array_equal(label_of(folder, "u", "Ts"), STEM)
+    made.loaded.clear()
+    writing.convert(made.target, [*cases, made.case("b")], update=True)
+    assert made.loaded == ["t", "b"]
+    assert known(verified(folder)) == {"a": ("Stem",), "b": None, "t": None, "u": ("Stem",)}
+    np.testing.assert_array_equal(label_of(folder, "t", "Ts"), np.where(GLAND, 2, STEM))
