@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from c2f_nnunet.errors import RecordError
 from c2f_nnunet.io import records
 from c2f_nnunet.io.records import record
 
@@ -69,10 +71,20 @@ class CaseRecord:
 
 
 def read_records(target: Target) -> list[CaseRecord]:
-    return [records.read(CaseRecord, path) for path in record_files(target)]
+    """The records; RecordError for a damaged one."""
+    return [records.read(CaseRecord, path) for path in _record_files(target)]
 
 
-def record_files(target: Target) -> list[Path]:
+def read_whole(target: Target) -> list[CaseRecord]:
+    """The records but for damaged ones, whose cases are made again."""
+    found = []
+    for path in _record_files(target):
+        with suppress(RecordError):
+            found.append(records.read(CaseRecord, path))
+    return found
+
+
+def _record_files(target: Target) -> list[Path]:
     """Whole ones only: a hidden file is what a kill left of one."""
     return sorted(path for path in (target.folder / "conversion" / "cases").glob("*.json") if not path.name.startswith("."))
 

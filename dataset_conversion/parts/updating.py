@@ -1,7 +1,6 @@
 """What an update finds of the conversions before it: what stays, and what goes."""
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from typing import Collection, Sequence
 
@@ -13,7 +12,7 @@ from c2f_nnunet.io.durable import remove_leftovers
 from c2f_nnunet.io.images import read_label, write_volume
 
 from .cases import SourceCase
-from .target import FOLDERS, CaseRecord, Target, read_records, record_files, stamp
+from .target import FOLDERS, CaseRecord, Target, read_records, read_whole, stamp
 
 
 def is_done(target: Target, case: SourceCase) -> bool:
@@ -32,7 +31,7 @@ def follow_patients(target: Target, cases: Sequence[SourceCase]) -> None:
 
     A case that the source has no more stays with the scans that it was with: its patient is called what theirs is now.
     """
-    now, before = {case.id: case.patient or case.id for case in cases}, _readable(target)
+    now, before = {case.id: case.patient or case.id for case in cases}, read_whole(target)
     renamed: dict[str, str] = {}
     for r in before:
         if r.case in now:
@@ -75,12 +74,3 @@ def take_out(target: Target, done: Sequence[CaseRecord], unseen: Collection[str]
             records.write(target.record(r.case), r)
         left.append(r)
     return left
-
-
-def _readable(target: Target) -> list[CaseRecord]:
-    """The records but for damaged ones, whose cases are made again."""
-    found = []
-    for path in record_files(target):
-        with suppress(RecordError):
-            found.append(records.read(CaseRecord, path))
-    return found

@@ -22,8 +22,9 @@ from c2f_nnunet.io.rtstruct_in import LEFT_EMPTY
 from c2f_nnunet.workspace import lock
 
 from .cases import SourceCase
+from .edits import Edits, known_organs, patients_of, put_away
 from .masks import merge_masks
-from .target import CaseRecord, Overlap, Target, read_records, stamp
+from .target import CaseRecord, Overlap, Target, read_records, read_whole, stamp
 from .updating import follow_patients, is_done, sweep, take_out
 
 log = logging.getLogger("c2f_nnunet.conversion")
@@ -66,7 +67,7 @@ def convert(target: Target, cases: Sequence[SourceCase], update: bool,
         raise DatasetError(f"{target.folder}: there is a data set already; give --update to bring it up to date, or another -d")
     failed = {}
     with lock(target.folder, "a conversion"):
-        _begin(target)
+        edits = _begin(target, cases)
         follow_patients(target, cases)
         for case in tqdm(cases, desc=target.folder.name, unit="case", disable=None):
             if is_done(target, case):
@@ -81,13 +82,13 @@ def convert(target: Target, cases: Sequence[SourceCase], update: bool,
         done = read_records(target)
         if not any(r.training for r in done):
             raise DatasetError(f"{target.folder}: no training case could be converted: {reasons or 'the source has none'}")
-        done = finish_dataset(target, done)
+        done = finish_dataset(target, done, edits)
     print(summary(target, done))
     if failed:
         raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases are left out; mend them and run this again with --update:{reasons}")
 
 
-def finish_dataset(target: Target, done: Sequence[CaseRecord]) -> list[CaseRecord]:
+def finish_dataset(target: Target, done: Sequence[CaseRecord], edits: Edits) -> list[CaseRecord]:
     """dataset.json of the converted cases, read back as planning will read it; the records that stand in the end.
 
     An organ that no training case has is left out, of the test cases' label maps too.
@@ -97,14 +98,14 @@ def finish_dataset(target: Target, done: Sequence[CaseRecord]) -> list[CaseRecor
     if unseen := [name for name in target.names.values() if name not in seen]:
         log.warning("%s: no voxel of it in any training case; left out of dataset.json", ", ".join(unseen))
     done = take_out(target, done, unseen)
-    known = {r.case: [name for name in labels if name in r.annotated] for r in done}
     value = {
         "name": target.folder.name.split("_", 1)[1], **target.about, "channel_names": {"0": "CT"},
         "labels": {"background": 0, **labels}, "numTraining": len(target.images(True)), "file_ending": target.ending,
-        "annotated": {case: names for case, names in known.items() if len(names) < len(labels)},
+        "annotated": known_organs(target, edits, done, labels),
     }  # fmt: skip
-    if any(r.patient != r.case for r in done):
-        value["patients"] = {r.case: r.patient for r in done}
+    patient_of = patients_of(target, edits, done)
+    if any(patient != case for case, patient in patient_of.items()):
+        value["patients"] = patient_of
     records.write(target.folder / "dataset.json", value)
     read_dataset(target.folder)
     return done
@@ -133,8 +134,8 @@ def summary(target: Target, done: Sequence[CaseRecord]) -> str:
     return "\n".join(lines)
 
 
-def _begin(target: Target) -> None:
-    """Refuse a folder that was made otherwise; from here on there is no dataset.json until everything is whole."""
+def _begin(target: Target, cases: Sequence[SourceCase]) -> Edits:
+    """Refuse a folder that was made otherwise; from here on there is no dataset.json until everything is whole. The user's changes in it."""
     path = target.folder / "conversion" / "settings.json"
     organs = [f"{i}: {organ} as {target.names[organ]}" for organ, i in target.ids.items()]
     settings = {"organs": organs, **target.settings}
@@ -145,5 +146,7 @@ def _begin(target: Target) -> None:
             raise DatasetError(f"{target.folder}: was begun with other settings ({now}); give the same, remove it, or give another -d")
     elif any(not p.name.startswith(".") for p in target.folder.iterdir()):
         raise DatasetError(f"{target.folder}: was not made by a converter, so nothing is put there; remove it or give another -d")
+    edits = put_away(target, cases, read_whole(target))
     (target.folder / "dataset.json").unlink(missing_ok=True)
     records.write(path, settings)
+    return edits
