@@ -45,7 +45,7 @@ def put_away(target: Target, cases: Sequence[SourceCase], done: Sequence[CaseRec
 
     Where there is no dataset.json, those that an interrupted conversion put there. RecordError or DatasetError for a damaged file.
     """
-    path, source = target.folder / "conversion" / "edits.json", target.folder / "dataset.json"
+    path, source = _file(target), target.folder / "dataset.json"
     edits = before = records.read(Edits, path) if path.exists() else Edits()
     if source.exists():
         edits = _compare(target, _describe(source), {case.id for case in cases}, {r.case: r for r in done}, before)
@@ -54,6 +54,19 @@ def put_away(target: Target, cases: Sequence[SourceCase], done: Sequence[CaseRec
     if changed := sorted({*edits.annotated, *edits.patients}):
         log.info("%s: what was changed in it by hand is kept, of %s", source, ", ".join(changed))
     return edits
+
+
+def move(target: Target, edits: Edits, old: str, new: str) -> Edits:
+    """The changes after a case was given another id; those in conversion/edits.json too."""
+
+    def now(case: str) -> str:
+        return new if case == old else case
+
+    moved = Edits({now(case): said for case, said in edits.annotated.items()},
+                  {now(case): now(patient) for case, patient in edits.patients.items()})
+    if moved != edits:
+        records.write(_file(target), moved)
+    return moved
 
 
 def known_organs(target: Target, edits: Edits, done: Sequence[CaseRecord], labels: Collection[str]) -> dict[str, list[str]]:
@@ -68,6 +81,10 @@ def patients_of(target: Target, edits: Edits, done: Sequence[CaseRecord]) -> dic
     found = {r.case: r.patient for r in done}
     changed = {case: patient for case, patient in edits.patients.items() if case in found.keys() | _added(target, done)}
     return found | {case: patient if patient == case else found.get(patient, patient) for case, patient in changed.items()}
+
+
+def _file(target: Target) -> Path:
+    return target.folder / "conversion" / "edits.json"
 
 
 def _added(target: Target, done: Sequence[CaseRecord]) -> set[str]:

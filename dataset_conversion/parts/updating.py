@@ -1,18 +1,23 @@
 """What an update finds of the conversions before it: what stays, and what goes."""
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Collection, Sequence
 
 import numpy as np
 
-from c2f_nnunet.errors import RecordError
+from c2f_nnunet.errors import ImageError, RecordError
+from c2f_nnunet.geometry import same_grid
 from c2f_nnunet.io import records
 from c2f_nnunet.io.durable import remove_leftovers
-from c2f_nnunet.io.images import read_label, write_volume
+from c2f_nnunet.io.images import read_image, read_label, write_volume
 
 from .cases import SourceCase
+from .edits import Edits, move
 from .target import FOLDERS, CaseRecord, Target, read_records, read_whole, stamp
+
+log = logging.getLogger("c2f_nnunet.conversion")
 
 
 def is_done(target: Target, case: SourceCase) -> bool:
@@ -53,6 +58,49 @@ def sweep(target: Target, cases: Sequence[SourceCase]) -> None:
             path.unlink(missing_ok=True)
     for folder in ("", "conversion", "conversion/cases", *FOLDERS[True], *FOLDERS[False]):
         remove_leftovers(target.folder / folder)
+
+
+def drop_renamed(target: Target, cases: Sequence[SourceCase], edits: Edits) -> Edits:
+    """Remove the old copy of each case that the source has under another id by now; name the cases that it has no more, which stay.
+
+    What the user changed of a renamed case, in dataset.json or in its label map, is the new id's.
+    """
+    done, ids = read_records(target), {case.id for case in cases}
+    present = {r.source: r for r in done if r.case in ids and r.source}
+    gone = []
+    for r in (r for r in done if r.case not in ids):
+        if (new := present.get(r.source)) and new.training == r.training and _same_scan(target, r, new):
+            edits = move(target, edits, r.case, new.case)
+            _replace(target, r, new)
+            log.info("%s is %s in the source now, and is called so here", r.case, new.case)
+        else:
+            gone.append(r.case)
+    if gone:
+        log.warning("%s: no longer in the source, but kept in the data set; if that is not meant, remove the images, the label maps "
+                    "and conversion/cases/CASE.json, and run this again with --update", ", ".join(gone))
+    return edits
+
+
+def _same_scan(target: Target, old: CaseRecord, new: CaseRecord) -> bool:
+    """Whether two cases have the same voxels: files of one name, size and time may hold different scans."""
+    (image, label), (other, _) = (target.files(r.case, r.training) for r in (old, new))
+    if not image.exists() and not label.exists():
+        return True  # an interrupted update came as far as that
+    try:
+        a, b = read_image(image), read_image(other)
+    except ImageError:
+        return False
+    return same_grid(a.geometry, b.geometry) and np.array_equal(a.array, b.array)
+
+
+def _replace(target: Target, old: CaseRecord, new: CaseRecord) -> None:
+    """Put a case's label map and record in the place of those of its copy under a new id; both are of one source."""
+    image, label = target.files(old.case, old.training)
+    if label.exists():
+        label.replace(target.files(new.case, new.training)[1])
+    records.write(target.record(new.case), replace(old, case=new.case, patient=new.patient))
+    image.unlink(missing_ok=True)
+    target.record(old.case).unlink()  # last: by it an interrupted update finds the rest
 
 
 def take_out(target: Target, done: Sequence[CaseRecord], unseen: Collection[str]) -> list[CaseRecord]:

@@ -25,7 +25,7 @@ from .cases import SourceCase
 from .edits import Edits, known_organs, patients_of, put_away
 from .masks import merge_masks
 from .target import CaseRecord, Overlap, Target, read_records, read_whole, stamp
-from .updating import follow_patients, is_done, sweep, take_out
+from .updating import drop_renamed, follow_patients, is_done, sweep, take_out
 
 log = logging.getLogger("c2f_nnunet.conversion")
 
@@ -78,6 +78,7 @@ def convert(target: Target, cases: Sequence[SourceCase], update: bool,
             except (DatasetError, ImageError, RecordError) as e:
                 failed[case.id] = str(e)
         sweep(target, cases)
+        edits = drop_renamed(target, cases, edits)
         reasons = "".join(f"\n  {case}: {reason}" for case, reason in failed.items())
         done = read_records(target)
         if not any(r.training for r in done):

@@ -1,11 +1,14 @@
 """A data set brought up to date: what stays, what is made again, what goes."""
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from c2f_nnunet.errors import ImageError, SomeCasesFailed
 from c2f_nnunet.io import durable, records
 from c2f_nnunet.workspace import TEMPORARY_MARK
-from tests.dataset_conversion.sources import GLAND, GRID, STEM, ct, known, label_of, load, verified
+from tests.dataset_conversion.sources import GLAND, GRID, STEM, ct, known, label_of, load, mask, verified
 
 updating, writing = load("parts.updating"), load("parts.writing")
 
@@ -96,3 +99,60 @@ def test_an_organ_that_no_training_case_has_leaves_the_test_cases_until_one_has_
     assert made.loaded == ["t", "b"]
     assert known(verified(folder)) == {"a": ("Stem",), "b": None, "t": None, "u": ("Stem",)}
     np.testing.assert_array_equal(label_of(folder, "t", "Ts"), np.where(GLAND, 2, STEM))
+
+
+def test_a_renamed_case_is_there_once_and_keeps_what_was_changed_by_hand(made, caplog):
+    caplog.set_level("INFO")
+    writing.convert(made.target, [made.case("P01", organs="s"), made.case("P02")], update=False)
+    path = made.target.folder / "dataset.json"
+    records.write(path, records.read_json(path) | {"annotated": {"P02": ["Stem"]}, "patients": {"P02": "P01"}})  # P01's gland is absent
+    writing.write_volume(made.target.files("P01", True)[1], mended := STEM - GLAND, GRID)
+    later = [made.case("P01_CT", organs="s", file="P01"), made.case("P01_CT2"), made.case("P02")]
+    for _ in range(2):
+        writing.convert(made.target, later, update=True)
+        assert known(verified(made.target.folder)) == {"P01_CT": None, "P01_CT2": None, "P02": ("Stem",)}
+        assert patients(made) == {"P01_CT": "P01_CT", "P01_CT2": "P01_CT2", "P02": "P01_CT"}
+        np.testing.assert_array_equal(label_of(made.target.folder, "P01_CT"), mended)
+        assert not [path for path in made.target.folder.rglob("*") if path.name.split(".")[0] in ("P01", "P01_0000")]
+    assert caplog.messages.count("P01 is P01_CT in the source now, and is called so here") == 1
+
+
+def test_a_killed_update_still_knows_a_renamed_case(made, monkeypatch):
+    writing.convert(made.target, [made.case("a")], update=False)
+    mended = 2 * GLAND + mask((3, 5), (2, 6), (2, 8))
+    writing.write_volume(made.target.files("a", True)[1], mended, GRID)
+    unlink = Path.unlink
+    for name in ("a_0000.nii.gz", "a.json"):
+        def until(path, *args, **kwargs):
+            if path.name == name:
+                raise KeyboardInterrupt
+            unlink(path, *args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, "unlink", until)
+            writing.convert(made.target, [made.case("b", file="a")], update=True)
+        assert made.target.record("a").exists()
+    writing.convert(made.target, [made.case("b", file="a")], update=True)
+    assert known(verified(made.target.folder)) == {"b": None} and not list(made.target.folder.rglob("a*.*"))
+    np.testing.assert_array_equal(label_of(made.target.folder, "b"), mended)
+    assert made.loaded == ["a", "b"]
+
+
+def test_another_scan_in_files_of_one_name_size_and_time_is_no_renamed_case(made, caplog):
+    """Times may be those of an archive, which gives all files one."""
+    writing.convert(made.target, [made.case("a", file="scan")], update=False)
+    other = replace(made.case("b", file="scan"), load=made.case("b").load)
+    writing.convert(made.target, [other], update=True)
+    assert known(verified(made.target.folder)) == {"a": None, "b": None} and "a: no longer in the source" in caplog.text
+
+
+def test_cases_that_the_source_has_no_more_stay_and_are_named(made, caplog):
+    writing.convert(made.target, [made.case("a"), made.case("b"), made.case("t", training=False)], update=False)
+    writing.convert(made.target, [made.case("a")], update=True)
+    assert sorted(known(verified(made.target.folder))) == ["a", "b", "t"]
+    assert ("b, t: no longer in the source, but kept in the data set; if that is not meant, remove the images, the label maps and "
+            "conversion/cases/CASE.json, and run this again with --update") in caplog.messages
+    for path in (*made.target.files("b", True), made.target.record("b")):  # what the warning says
+        path.unlink()
+    writing.convert(made.target, [made.case("a")], update=True)
+    assert sorted(known(verified(made.target.folder))) == ["a", "t"]
