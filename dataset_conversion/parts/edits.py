@@ -112,7 +112,8 @@ def _compare(target: Target, described: Description, source: set[str], done: dic
             now = {organ: organ in listed.get(case, organs) for organ in organs}
             waiting = {organ: said for organ, said in before.annotated.get(case, {}).items() if organ not in organs}
             known[case] = waiting | {organ: said for organ, said in now.items() if said != (organ in r.annotated)}
-            patient_of[case] = str(patients.get(case, case)) if str(patients.get(case, case)) != r.patient else ""
+            patient = str(patients.get(case, case))
+            patient_of[case] = patient if patient != r.patient else ""
         elif case not in source:  # the user's own
             known[case] = {organ: organ in listed[case] for organ in organs} if case in listed else {}
             patient_of[case] = str(patients.get(case, ""))

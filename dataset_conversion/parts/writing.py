@@ -136,7 +136,7 @@ def summary(target: Target, done: Sequence[CaseRecord]) -> str:
 
 
 def _begin(target: Target, cases: Sequence[SourceCase]) -> Edits:
-    """Refuse a folder that was made otherwise; from here on there is no dataset.json until everything is whole. The user's changes in it."""
+    """Refuse a folder that was made otherwise, and remove dataset.json until everything is whole; what the user changed in it."""
     path = target.folder / "conversion" / "settings.json"
     organs = [f"{i}: {organ} as {target.names[organ]}" for organ, i in target.ids.items()]
     settings = {"organs": organs, **target.settings}
