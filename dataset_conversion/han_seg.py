@@ -23,6 +23,7 @@ from parts.writing import convert
 
 from c2f_nnunet.cli.common import entry
 from c2f_nnunet.errors import DatasetError
+from c2f_nnunet.io.survey import files_below
 
 ORGANS = (  # in the order of the challenge's label ids, 1 to 30
     "A_Carotid_L", "A_Carotid_R", "Arytenoid", "Bone_Mandible", "Brainstem", "BuccalMucosa", "Cavity_Oral", "Cochlea_L", "Cochlea_R",
@@ -42,7 +43,8 @@ ABOUT = {
 
 def find_cases(source: Path) -> list[SourceCase]:
     """Every case below `source`, in the order of their ids; what is missing of the set is told."""
-    cases = [_case(image) for image in sorted(source.rglob(f"case_*{CT}"), key=lambda path: path.name)]
+    images = [path for path in files_below(source) if path.match(f"case_*{CT}")]
+    cases = [_case(image) for image in sorted(images, key=lambda path: path.name)]
     if not cases:
         raise DatasetError(f"{source}: no file case_XX{CT} there or below; give the unpacked HaN-Seg folder")
     warn_of_gaps({"set_1": IDS}, ["set_1"], [case.id for case in cases])

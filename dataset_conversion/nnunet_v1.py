@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from parts.cases import SourceCase
 from parts.command import organ_names, source_parser, target_folder
-from parts.writing import Target, convert, write_record
+from parts.target import Target
+from parts.writing import convert, write_record
 
 from c2f_nnunet.cli.common import entry
 from c2f_nnunet.errors import DatasetError, ImageError, WorkspaceError

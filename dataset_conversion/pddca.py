@@ -21,6 +21,7 @@ from parts.writing import convert
 
 from c2f_nnunet.cli.common import entry
 from c2f_nnunet.errors import DatasetError
+from c2f_nnunet.io.survey import files_below
 
 ORGANS = ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R", "Submandibular_L", "Submandibular_R")
 PARTS = {
@@ -39,7 +40,7 @@ ABOUT = {
 def find_cases(source: Path, parts: dict[str, bool]) -> list[SourceCase]:
     """The scans of the chosen parts (part → for training) below `source`, in the order of their ids; what is missing of them is told."""
     folders: dict[str, list[Path]] = {}
-    for image in sorted(source.rglob("img.nrrd")):
+    for image in sorted(path for path in files_below(source) if path.name == "img.nrrd"):
         folders.setdefault(image.parent.name, []).append(image.parent)
     wanted = {name: training for part, training in parts.items() for name in IDS[part]}
     cases = [_case(folder, wanted[name]) for name in sorted(folders.keys() & wanted.keys()) for folder in folders[name]]

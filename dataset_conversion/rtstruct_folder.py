@@ -32,7 +32,8 @@ import numpy as np
 import pandas as pd
 from parts.cases import Scan, SourceCase
 from parts.command import source_parser, target_folder
-from parts.writing import Target, convert
+from parts.target import Target
+from parts.writing import convert
 from tqdm import tqdm
 
 from c2f_nnunet.cli.common import entry

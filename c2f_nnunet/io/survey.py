@@ -54,7 +54,7 @@ class Survey:
 def survey(folder: str | Path) -> Survey:
     """What a folder and its sub-folders hold, linked ones too; hidden files, and images of other formats, are left out."""
     slices, others, uids_in, about, damaged = defaultdict(list), defaultdict(list), defaultdict(set), {}, {}
-    for path in sorted(_files(Path(folder))):
+    for path in sorted(files_below(Path(folder))):
         if path.name.lower().endswith(IMAGE_ENDINGS):
             continue
         try:
@@ -78,7 +78,7 @@ def survey(folder: str | Path) -> Survey:
     return Survey(tuple(series), {kind: tuple(paths) for kind, paths in others.items()}, damaged)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """The files in a folder and its sub-folders, but for hidden ones. Links are followed, but no folder is visited twice."""
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):

@@ -13,7 +13,7 @@ from c2f_nnunet.tg263 import standard_names, tg263_name
 from c2f_nnunet.workspace import Workspace
 
 from .cases import SourceCase
-from .writing import Target
+from .target import Target
 
 log = logging.getLogger("c2f_nnunet.conversion")  # a name below the package's, so that its notes are shown
 

@@ -7,11 +7,8 @@ case whose source has changed is made again. A case that cannot be converted lea
 """
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, Sequence
 
 import numpy as np
@@ -21,64 +18,16 @@ from c2f_nnunet.data.dataset import read_dataset
 from c2f_nnunet.errors import DatasetError, ImageError, RecordError, SomeCasesFailed
 from c2f_nnunet.io import records
 from c2f_nnunet.io.images import write_volume
-from c2f_nnunet.io.records import record
 from c2f_nnunet.io.rtstruct_in import LEFT_EMPTY
 from c2f_nnunet.workspace import lock
 
 from .cases import SourceCase
+from .edits import Edits, known_organs, patients_of, put_away
 from .masks import merge_masks
+from .target import CaseRecord, Overlap, Target, read_records, read_whole, stamp
+from .updating import drop_renamed, follow_patients, is_done, sweep, take_out
 
 log = logging.getLogger("c2f_nnunet.conversion")
-FOLDERS = {True: ("imagesTr", "labelsTr"), False: ("imagesTs", "labelsTs")}  # training → images, label maps
-
-
-@dataclass(frozen=True)
-class Target:
-    """The data set to be made. ids, names: the source's organ → label id, → name in dataset.json.
-
-    settings: options that an update must repeat. about: more keys of dataset.json, such as reference and licence.
-    """
-
-    folder: Path
-    ids: dict[str, int]
-    names: dict[str, str]
-    settings: dict[str, str]
-    about: dict[str, str]
-    ending: str = ".nii.gz"
-
-    def files(self, case: str, training: bool) -> tuple[Path, Path]:
-        """A case's image and label map."""
-        images, labels = FOLDERS[training]
-        return self.folder / images / f"{case}_0000{self.ending}", self.folder / labels / f"{case}{self.ending}"
-
-    def record(self, case: SourceCase) -> Path:
-        return self.folder / "conversion" / "cases" / f"{case.id}.json"
-
-
-@record
-class Overlap:
-    """Voxels in the masks of two organs, by their names in the data set; the one with the smaller mask kept them."""
-
-    kept: str
-    lost: str
-    voxels: int
-
-
-@record
-class CaseRecord:
-    """What became of a case. annotated: its known organs. empty: organs that had a mask, but no voxel in the end; taken as unknown.
-
-    notes: what the converter had to say of its masks.
-    """
-
-    case: str
-    training: bool
-    patient: str
-    source: str
-    annotated: tuple[str, ...]
-    empty: tuple[str, ...] = ()
-    overlaps: tuple[Overlap, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def write_case(target: Target, case: SourceCase) -> None:
@@ -102,7 +51,7 @@ def write_record(target: Target, case: SourceCase, annotated: tuple[str, ...], e
     if case.training and not annotated:
         raise DatasetError("no organ is delineated in it, so it teaches nothing; leave it out or make it a test case")
     patient = case.patient or case.id
-    records.write(target.record(case), CaseRecord(case.id, case.training, patient, _stamp(case), annotated, empty, overlaps, notes))
+    records.write(target.record(case.id), CaseRecord(case.id, case.training, patient, stamp(case), annotated, empty, overlaps, notes))
 
 
 def convert(target: Target, cases: Sequence[SourceCase], update: bool,
@@ -118,42 +67,49 @@ def convert(target: Target, cases: Sequence[SourceCase], update: bool,
         raise DatasetError(f"{target.folder}: there is a data set already; give --update to bring it up to date, or another -d")
     failed = {}
     with lock(target.folder, "a conversion"):
-        _begin(target)
+        edits = _begin(target, cases)
+        follow_patients(target, cases)
         for case in tqdm(cases, desc=target.folder.name, unit="case", disable=None):
-            if _is_done(target, case):
+            if is_done(target, case):
                 continue
-            target.record(case).unlink(missing_ok=True)  # first: what is being replaced must not look whole
+            target.record(case.id).unlink(missing_ok=True)  # first: what is being replaced must not look whole
             try:
                 write(target, case)
             except (DatasetError, ImageError, RecordError) as e:
                 failed[case.id] = str(e)
-        _sweep(target)
+        sweep(target, cases)
+        edits = drop_renamed(target, cases, edits)
         reasons = "".join(f"\n  {case}: {reason}" for case, reason in failed.items())
-        done = _records(target)
+        done = read_records(target)
         if not any(r.training for r in done):
             raise DatasetError(f"{target.folder}: no training case could be converted: {reasons or 'the source has none'}")
-        finish_dataset(target, done)
+        done = finish_dataset(target, done, edits)
     print(summary(target, done))
     if failed:
         raise SomeCasesFailed(f"{len(failed)} of {len(cases)} cases are left out; mend them and run this again with --update:{reasons}")
 
 
-def finish_dataset(target: Target, done: Sequence[CaseRecord]) -> None:
-    """dataset.json of the converted cases, read back as planning will read it. An organ that no training case has is left out."""
+def finish_dataset(target: Target, done: Sequence[CaseRecord], edits: Edits) -> list[CaseRecord]:
+    """dataset.json of the converted cases, read back as planning will read it; the records that stand in the end.
+
+    An organ that no training case has is left out, of the test cases' label maps too.
+    """
     seen = {name for r in done if r.training for name in r.annotated}
     labels = {target.names[organ]: i for organ, i in target.ids.items() if target.names[organ] in seen}
     if unseen := [name for name in target.names.values() if name not in seen]:
         log.warning("%s: no voxel of it in any training case; left out of dataset.json", ", ".join(unseen))
-    known = {r.case: [name for name in labels if name in r.annotated] for r in done}
+    done = take_out(target, done, unseen)
     value = {
         "name": target.folder.name.split("_", 1)[1], **target.about, "channel_names": {"0": "CT"},
-        "labels": {"background": 0, **labels}, "numTraining": sum(r.training for r in done), "file_ending": target.ending,
-        "annotated": {case: names for case, names in known.items() if len(names) < len(labels)},
+        "labels": {"background": 0, **labels}, "numTraining": len(target.images(True)), "file_ending": target.ending,
+        "annotated": known_organs(target, edits, done, labels),
     }  # fmt: skip
-    if any(r.patient != r.case for r in done):
-        value["patients"] = {r.case: r.patient for r in done}
+    patient_of = patients_of(target, edits, done)
+    if any(patient != case for case, patient in patient_of.items()):
+        value["patients"] = patient_of
     records.write(target.folder / "dataset.json", value)
     read_dataset(target.folder)
+    return done
 
 
 def summary(target: Target, done: Sequence[CaseRecord]) -> str:
@@ -179,8 +135,8 @@ def summary(target: Target, done: Sequence[CaseRecord]) -> str:
     return "\n".join(lines)
 
 
-def _begin(target: Target) -> None:
-    """Refuse a folder that was made otherwise; from here on there is no dataset.json until everything is whole."""
+def _begin(target: Target, cases: Sequence[SourceCase]) -> Edits:
+    """Refuse a folder that was made otherwise, and remove dataset.json until everything is whole; what the user changed in it."""
     path = target.folder / "conversion" / "settings.json"
     organs = [f"{i}: {organ} as {target.names[organ]}" for organ, i in target.ids.items()]
     settings = {"organs": organs, **target.settings}
@@ -191,35 +147,7 @@ def _begin(target: Target) -> None:
             raise DatasetError(f"{target.folder}: was begun with other settings ({now}); give the same, remove it, or give another -d")
     elif any(not p.name.startswith(".") for p in target.folder.iterdir()):
         raise DatasetError(f"{target.folder}: was not made by a converter, so nothing is put there; remove it or give another -d")
+    edits = put_away(target, cases, read_whole(target))
     (target.folder / "dataset.json").unlink(missing_ok=True)
     records.write(path, settings)
-
-
-def _is_done(target: Target, case: SourceCase) -> bool:
-    """Whether the case was made whole from the source as it is now."""
-    try:
-        before = records.read(CaseRecord, target.record(case))
-    except RecordError:
-        return False
-    image, label = target.files(case.id, case.training)
-    there = image.is_file() and (label.is_file() or not case.training)  # a test case may have no label map
-    return there and before.source == _stamp(case) and before.training == case.training
-
-
-def _sweep(target: Target) -> None:
-    """Remove images and label maps without a record: those of cases that failed, or that a kill interrupted."""
-    kept = {path for r in _records(target) for path in target.files(r.case, r.training)}
-    for folder in (target.folder / name for folders in FOLDERS.values() for name in folders):
-        for path in folder.iterdir() if folder.is_dir() else []:
-            if path.is_file() and path not in kept:
-                path.unlink()
-
-
-def _records(target: Target) -> list[CaseRecord]:
-    return [records.read(CaseRecord, path) for path in sorted((target.folder / "conversion" / "cases").glob("*.json"))]
-
-
-def _stamp(case: SourceCase) -> str:
-    """Changes when a file of the case is added, removed or written."""
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in case.files if path.is_file()]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+    return edits

@@ -35,6 +35,9 @@ def mask(z, y, x) -> np.ndarray:
     return out
 
 
+STEM, GLAND = mask((1, 5), (2, 6), (2, 8)), mask((2, 3), (3, 4), (4, 6))  # the gland lies inside the stem
+
+
 def nrrd(path: Path, array: np.ndarray, geometry: Geometry = GRID) -> Path:
     write_volume(path, array, geometry)
     return path

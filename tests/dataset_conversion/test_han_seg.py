@@ -47,6 +47,15 @@ def test_each_sided_organ_has_its_partner_so_that_patients_may_be_mirrored(sourc
     assert {organ for organ in labels.organs if organ not in han_seg.ORGANS} == set(han_seg.SIDED_NAMES.values())
 
 
+def test_linked_folders_of_scans_are_found(source):
+    archive = source.rename(source.with_name("archive"))
+    source.mkdir()
+    for case in ("case_01", "case_02"):
+        (source / case).symlink_to(archive / "set_1" / case)
+    assert han_seg.main([str(source), "-d", "18", "--raw", str(source.parent / "raw")]) == 0
+    assert sorted(known(verified(source.parent / "raw" / "Dataset018_HaNSeg"))) == ["case_01", "case_02"]
+
+
 def test_a_mask_on_the_mr_grid_fails_its_case_alone(source, capsys):
     nrrd(source / "set_1" / "case_02" / "case_02_OAR_Lips.seg.nrrd", np.ones((4, 4, 4), np.uint8), boxed(GRID, Box((-1, 0, 0), (3, 4, 4))))
     assert han_seg.main([str(source), "-d", "18", "--raw", str(source.parent / "raw")]) == 3

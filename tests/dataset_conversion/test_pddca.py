@@ -88,6 +88,18 @@ def test_scans_that_are_not_there_and_those_of_no_part_are_named(source, capsys)
     assert [c.id for c in verified(source.parent / "raw" / "Dataset017_PDDCA").test] == ["0522c0788"]
 
 
+def test_linked_folders_of_scans_are_found(source):
+    """Scans may lie on another disk; a link that leads upwards is no endless way."""
+    archive = source.rename(source.with_name("archive"))
+    (source / "scans").mkdir(parents=True)
+    for case in CASES:
+        (source / "scans" / case).symlink_to(next(archive.rglob(case)))
+    (source / "scans" / "up").symlink_to(source)
+    assert convert(source) == 0
+    dataset = verified(source.parent / "raw" / "Dataset017_PDDCA")
+    assert [c.id for c in (*dataset.training, *dataset.test)] == list(CASES)
+
+
 def test_a_damaged_mask_fails_its_case_alone(source, capsys):
     path = source / "part1" / "0522c0329" / "structures" / "Parotid_L.nrrd"
     path.write_bytes(path.read_bytes()[:-20])
@@ -109,4 +121,3 @@ def test_a_folder_without_scans_is_refused(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert convert(tmp_path / "empty") == 1
     assert "empty: no folder 0522cXXXX with img.nrrd of the parts train, optional, offsite, onsite" in capsys.readouterr().err
-

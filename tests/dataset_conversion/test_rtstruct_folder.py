@@ -273,6 +273,24 @@ def test_scans_of_one_patient_stay_together(clinic, run):
     assert verified(run.folder).patients == {"A": "A", "A2": "A", "B": "B", "C": "C"}
 
 
+def test_scans_of_one_patient_that_come_later_stay_together(clinic, run):
+    """A patient is called as its first case is, and that may be the new one."""
+    assert run(clinic)[0] == 0
+    structures(clinic / "A0" / "RS.dcm", series(clinic / "A0" / "CT", 4, PatientID="2"))
+    assert run(clinic, "--update")[0] == 0
+    assert verified(run.folder).patients == {"A": "A", "A0": "A0", "B": "A0", "C": "C"}
+
+
+def test_a_second_ct_of_a_patient_leaves_no_old_copy_of_the_first(clinic, run):
+    """One CT in A is called A; with a second one beside it they are A_CT and A_CT2."""
+    assert run(clinic)[0] == 0
+    structures(clinic / "A" / "RS2.dcm", series(clinic / "A" / "CT2", 4, PatientID="1"))
+    code, _, told = run(clinic, "--update")
+    assert code == 0 and "A is A_CT in the source now, and is called so here" in told
+    dataset = verified(run.folder)
+    assert [c.id for c in dataset.training] == ["A_CT", "A_CT2", "B", "C"] and dataset.patients["A_CT2"] == "A_CT"
+
+
 def test_one_id_for_all_means_nothing(tmp_path, run):
     source = tmp_path / "export"
     for seed, name in enumerate("AB"):

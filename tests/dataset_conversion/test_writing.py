@@ -6,36 +6,9 @@ import pytest
 
 from c2f_nnunet.errors import DatasetError, ImageError, SomeCasesFailed
 from c2f_nnunet.io import records
-from tests.dataset_conversion.sources import GRID, ct, image_of, known, label_of, load, mask, verified
+from tests.dataset_conversion.sources import GLAND, GRID, STEM, ct, image_of, known, label_of, load, verified
 
-parts, writing = load("parts.cases"), load("parts.writing")
-STEM, GLAND = mask((1, 5), (2, 6), (2, 8)), mask((2, 3), (3, 4), (4, 6))  # the gland lies inside the stem
-
-
-@pytest.fixture
-def made(tmp_path):
-    """made.case(name, …) → a case whose source is one small file; made.target; made.loaded: names in the order of reading."""
-
-    class Made:
-        target = writing.Target(tmp_path / "Dataset001_Made", ids={"s": 1, "g": 2}, names={"s": "Stem", "g": "Gland"},
-                                settings={"part": "all"}, about={"licence": "MIT"})
-        loaded = []
-
-        def case(self, name, training=True, organs=("s", "g"), error=None, patient=None, notes=()):
-            source = tmp_path / f"{name}.source"
-            if not source.exists():  # touching it again would count as a change
-                source.touch()
-
-            def scan():
-                self.loaded.append(name)
-                if error:
-                    raise error
-                masks = ((o, {"s": STEM, "g": GLAND, "e": 0 * GLAND}[o]) for o in organs)
-                return parts.Scan(ct(sum(map(ord, name))), GRID, masks, notes)
-
-            return parts.SourceCase(name, training, tuple(organs), (source,), scan, patient)
-
-    return Made()
+writing = load("parts.writing")
 
 
 def test_a_data_set_with_everything_in_it(made, capsys):
@@ -79,7 +52,7 @@ def test_notes_are_kept_with_the_case_and_counted(made, capsys):
 
 def test_records_of_before_there_were_notes_are_read(made):
     writing.convert(made.target, [made.case("a")], update=False)
-    path = made.target.record(made.case("a"))
+    path = made.target.record("a")
     record = records.read_json(path)
     del record["notes"]
     records.write(path, record)
