@@ -93,6 +93,7 @@ def body(args: argparse.Namespace) -> int:
 
 
 def _asked_for(args: argparse.Namespace) -> Asked:
+    from ..errors import C2FError
     from ..network.precision import default_device, find_device
     from ..running import graph
     from ..running.members import TrainOptions
@@ -108,6 +109,9 @@ def _asked_for(args: argparse.Namespace) -> Asked:
     device = find_device(device_name)
     if args.pretrained_weights:
         weights_path(args.pretrained_weights)
+        if len(members := graph.members_of(model.plan, args.config)) > 1:
+            raise C2FError(f"-pretrained_weights: one network's weights, and {args.config} are {len(members)} networks; give the one that they "
+                           f"are for ({', '.join(m.name for m in members)})")  # fmt: skip
     options = TrainOptions(
         device_name, args.epochs, args.minutes, args.batch_size, args.lr, args.seed, args.pretrained_weights, args.num_gpus,
         args.resume, args.workers,
@@ -119,10 +123,11 @@ def _asked_for(args: argparse.Namespace) -> Asked:
 
 
 def _left_to_do(args: argparse.Namespace, asked: Asked) -> list[Task]:
-    """What of a group is not finished yet; DatasetError where the sources are others than those preprocessed."""
+    """What of a group is not finished yet; DatasetError where the sources are others than those preprocessed, or a training could not begin."""
     from ..data.dataset import read_dataset
     from ..io import durable
     from ..running import graph
+    from ..running.members import require_trainable
     from ..running.preprocess import require_same_source
 
     folder, splits, todo = asked.model.folder, asked.splits, asked.todo
@@ -132,6 +137,8 @@ def _left_to_do(args: argparse.Namespace, asked: Asked) -> list[Task]:
     if not any(t.member for t in left):
         print(f"{args.config} {args.fold}: every training is finished already")
     graph.require_places(folder, left)
+    for member in {t.member.name: t.member for t in left if t.member}.values():  # told now, and not after hours of other members
+        require_trainable(asked.model, asked.store, member, {t.fold: splits[t.fold] for t in left if t.member == member})
     durable.remove_leftovers(folder.root)
     if (raw := asked.workspace.raw / asked.model.plan.dataset).is_dir():
         cases = {case for fold in {t.fold for t in todo if t.member} for case in splits[fold].train + splits[fold].val}

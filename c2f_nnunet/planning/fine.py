@@ -67,6 +67,11 @@ def jitter_mm(found: list[OrganStats], coarse_spacing_mm) -> tuple[float, float,
     return tuple(round(float(v), 2) for v in (high - low) / 4 + max(coarse_spacing_mm))
 
 
+def crop_extent_mm(found: list[OrganStats], jitter_mm) -> np.ndarray:
+    """What a crop must hold along each axis: the 99th percentile of the organ's extent, and on each side the jitter and some context."""
+    return np.percentile([s.extent_mm for s in found], 99, axis=0) + 2 * (np.array(jitter_mm) + CONTEXT_MM)
+
+
 def fine_windows(organs: tuple[str, ...], found: list[OrganStats], fingerprint: Fingerprint) -> tuple[tuple[Window, ...], str]:
     """The organ's own window, and for a single soft organ the views' wide one beside it (documentation/experiments.md, 23)."""
     low, mid, high = (float(v) for v in np.median([s.hu for s in found], axis=0))
@@ -84,7 +89,7 @@ def fine_member(
     found = stats_of(fingerprint, organs)
     own = np.median([c.spacing_mm for c in fingerprint.cases], axis=0)
     jitter = jitter_mm(found, coarse_spacing)
-    extent = np.percentile([s.extent_mm for s in found], 99, axis=0) + 2 * (np.array(jitter) + CONTEXT_MM)
+    extent = crop_extent_mm(found, jitter)
     spacing, spacing_rule = fine_spacing_mm(found, own, coarse_spacing, extent, LARGEST_CROP[budget.accelerator])
     if spacing_mm:
         spacing, spacing_rule = tuple(map(float, spacing_mm)), "given"

@@ -9,6 +9,7 @@ from ..data.fingerprint import Fingerprint
 from ..errors import PlanError
 from ..io import records
 from .coarse import mean_hu, window_mean
+from .fine import crop_extent_mm, stats_of
 from .plan import Plan, checked
 from .topology import IN_PLANE, divisors, features, kernels, round_up
 
@@ -49,6 +50,8 @@ def pinned_spacing(reference, path: Path) -> tuple[tuple[float, ...] | None, tup
     for block in (coarse, fine):
         if not isinstance(block, dict) or not isinstance(block.get("member", {}), dict):
             raise PlanError(f"{path}: 'coarse', 'fine' and their 'member' must be objects; see plans/paper_han.json")
+    if own := sorted({"spacing_mm", "shape"} & coarse.get("member", {}).keys()):
+        raise PlanError(f"{path}: {' and '.join(own)} under coarse.member: the three views share one grid; write it under coarse")
     found = []
     for block in (coarse, fine.get("member", {})):
         mm = block.get("spacing_mm")
@@ -93,6 +96,10 @@ def _consistent(value: dict, fingerprint: Fingerprint, why: str) -> dict:
         _fit_steps(m, len(fingerprint.cases), m["shape"][m["axis"]])
     for m in value["fine"]["members"]:
         _fit_network(m, m["spacing_mm"], why)
+        if m["rules"]["jitter_mm"] == why != m["rules"]["shape"]:
+            extent = crop_extent_mm(stats_of(fingerprint, tuple(m["organs"])), m["jitter_mm"])
+            m["shape"] = [math.ceil(e / s) for e, s in zip(extent, m["spacing_mm"])]
+            m["rules"]["shape"] += f"; for the jitter {why}"
         _fit_shape(m, divisors(m["network"]["strides"], 3))
         _fit_steps(m, sum(o in c.organs for c in fingerprint.cases for o in m["organs"]), 1)
     return value

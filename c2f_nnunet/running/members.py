@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Callable
+from typing import Callable, Mapping
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def is_finished(run: RunFolder) -> bool:
 def run_member(model: Model, store: StoreFolder, job: Job, split: Split, where: Place, hooks: Hooks = Hooks()) -> Progress:
     """Train one member on one fold, in its run folder, which is locked meanwhile (process 0 holds the lock)."""
     member, run = job.member, model.folder.run(job.member.name, job.fold)
-    require_prepared(store, member, model.plan, split.train + split.val, f"c2f_plan_and_preprocess -d {model.plan.dataset}")
+    require_trainable(model, store, member, {job.fold: split})
     if where.rank:
         return _train(model.plan, store, job, split, run, where, hooks)
     with lock(run.root, f"training of {member.name} fold {job.fold}"), memory_stated(run, job.settings):
@@ -113,9 +113,6 @@ def memory_stated(run: RunFolder, settings: TrainSettings):
 def _train(plan: Plan, store: StoreFolder, job: Job, split: Split, run: RunFolder, where: Place, hooks: Hooks) -> Progress:
     member = job.member
     training, held_out = (stored_of(store, member, cases) for cases in (split.train, split.val))
-    if not training:
-        lacking = f"none of the {len(split.train)} training cases of this fold shows {' or '.join(member.organs)}, nor its place"
-        raise DatasetError(f"{run.root}: {lacking}; share the cases out by a splits_final.json of your own, or leave the organ out")
     if not held_out:
         log.warning("%s: no held-out case has %s; the newest weights count as the best", run.root, " or ".join(member.organs))
     # of many volumes this takes minutes; several processes stop together, at their first step
@@ -194,6 +191,18 @@ def dice_by_organ(truth: np.ndarray, prediction: np.ndarray, channel: dict[str, 
         t, p = truth == c, prediction == c
         out[organ] = dsc(int(t.sum()), int(p.sum()), int((t & p).sum()))
     return out
+
+
+def require_trainable(model: Model, store: StoreFolder, member: MemberPlan, splits: Mapping[int, Split]) -> None:
+    """DatasetError where a member's volumes are not preprocessed by this plan, or one of these folds has none to train with."""
+    cases = tuple(dict.fromkeys(case for split in splits.values() for case in split.train + split.val))
+    require_prepared(store, member, model.plan, cases, f"c2f_plan_and_preprocess -d {model.plan.dataset}")
+    stored = {v.record.case for v in stored_of(store, member, cases)}
+    for fold, split in splits.items():
+        if not stored & set(split.train):
+            lacking = f"none of the {len(split.train)} training cases of this fold shows {' or '.join(member.organs)}, nor its place"
+            raise DatasetError(f"{model.folder.run(member.name, fold).root}: {lacking}; share the cases out by a splits_final.json of your own, "
+                               "or leave the organ out")  # fmt: skip
 
 
 def stored_of(store: StoreFolder, member: MemberPlan, cases) -> tuple[StoredVolume, ...]:

@@ -330,7 +330,7 @@ def test_what_killed_commands_left_in_the_models_folder_is_removed(tiny, trainin
     assert not left.exists() and others.exists()
 
 
-def test_wrong_members_folds_and_checkpoints(tiny_planned, fails):
+def test_wrong_members_folds_and_checkpoints(tiny_planned, fails, tmp_path):
     def error(*args) -> str:
         return fails(train, tiny_planned, *args, "-device", "cpu")
 
@@ -343,6 +343,9 @@ def test_wrong_members_folds_and_checkpoints(tiny_planned, fails):
         assert "no checkpoint to continue from in " in error(*group, "--c")
     assert "none of the members asked for is trained; leave --val out" in error("2d_top", 0, "--val")
     assert "-pretrained_weights nothing.json: no checkpoint there" in error("2d_top", 0, "-pretrained_weights", "nothing.json")
+    checkpoint.save(tmp_path / "other", {}, {})
+    several = error("coarse", 0, "-pretrained_weights", tmp_path / "other.json")
+    assert "one network's weights, and coarse are 3 networks; give the one that they are for (2d_top, 2d_front, 2d_side)" in several
 
 
 def test_train_needs_preprocessed_volumes(tiny, fails):

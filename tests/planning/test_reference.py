@@ -57,6 +57,17 @@ def test_a_pinned_coarse_spacing_reshapes_the_volume_and_the_jitter(make, tmp_pa
     assert plan.fine.members[0].jitter_mm == same.fine.members[0].jitter_mm
 
 
+def test_a_pinned_jitter_has_room_in_the_crop(make, tmp_path):
+    derived = make_plan(make.pddca(), make.gpu)
+    plan = choose_plan(make.reference(tmp_path, fine={"member": {"jitter_mm": [30.0, 20.0, 25.0]}}), make.pddca(), make.gpu)
+    for before, now in zip(derived.fine.members, plan.fine.members):
+        wanted = [n * s + 2 * (j - was) for n, s, j, was in zip(before.shape, before.spacing_mm, now.jitter_mm, before.jitter_mm)]
+        steps = topology.divisors(now.network.strides, 3)
+        assert all(n * s > mm - k * s for n, s, mm, k in zip(now.shape, now.spacing_mm, wanted, steps)) and "for the jitter pinned" in now.rules["shape"]
+    both = choose_plan(make.reference(tmp_path, fine={"member": {"jitter_mm": [30.0] * 3, "shape": [32, 32, 32]}}), make.pddca(), make.gpu)
+    assert {m.shape for m in both.fine.members} == {(32, 32, 32)}
+
+
 def test_pinned_shapes_are_made_divisible_and_say_so(make, tmp_path):
     path = make.reference(tmp_path, coarse={"spacing_mm": [2, 2, 2], "shape": [101, 96, 90]}, fine={"member": {"shape": [30, 64, 65]}})
     plan = choose_plan(path, make.pddca(), make.gpu)
@@ -91,6 +102,8 @@ def test_levels_follow_what_is_pinned(make, tmp_path, network, features, strides
     ({"coarse": {"member": {"windows": [{"low_hu": "low", "high_hu": 5}]}}}, RecordError, "low_hu"),
     ({"coarse": {"spacing_mm": [0, 1, 1]}}, PlanError, "above 0"),
     ({"coarse": {"spacing_mm": "fine"}}, RecordError, "fine"),
+    ({"coarse": {"member": {"spacing_mm": [3, 3, 3]}}}, PlanError, "spacing_mm under coarse.member: the three views share one grid"),
+    ({"coarse": {"member": {"shape": [8, 8, 8]}}}, PlanError, "shape under coarse.member"),
     ({"coarse": []}, PlanError, "must be objects"),
     ({"corase": {}}, PlanError, "no corase"),
     ({"name": "../elsewhere"}, PlanError, "no name for a folder"),

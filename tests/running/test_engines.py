@@ -146,8 +146,38 @@ def test_a_failing_process_is_a_stated_error(tiny_planned, tmp_path):
         engines.run_here(tiny.model, tiny.store, job, tiny.model.splits()[0])
 
 
+def test_a_failing_process_does_not_wait_for_the_others(monkeypatch):
+    """With NCCL, closing the group waits for all: it is closed only where all have come to the end."""
+    done = []
+
+    def run_member(*given):
+        done.append("trained")
+        if len(done) > 1:
+            raise TrainingError("a full disk")
+
+    monkeypatch.setattr(engines, "run_member", run_member)
+    monkeypatch.setattr(engines, "open_model", lambda folder: None)
+    monkeypatch.setattr(engines.signal, "signal", lambda number, handler: None)
+    for name in ("init_process_group", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(engines.dist, name, lambda *given, name=name, **more: done.append(name))
+    job, stop = SimpleNamespace(settings=SimpleNamespace(world=2, device="cpu")), SimpleNamespace(is_set=lambda: False)
+    with pytest.raises(TrainingError, match="a full disk"):
+        engines._one_of_many(0, "model", "store", job, None, 1, stop)
+    assert done == ["init_process_group", "trained"]
+    done.clear()
+    monkeypatch.setattr(engines, "run_member", lambda *given: None)
+    engines._one_of_many(0, "model", "store", job, None, 1, stop)
+    assert done == ["init_process_group", "barrier", "destroy_process_group"]
+
+
+def test_a_training_begun_on_more_accelerators_says_so(model):
+    job = SimpleNamespace(member=SimpleNamespace(name="3d_Stem"), fold=0, settings=SimpleNamespace(world=99, device="cuda"), go_on=True)
+    with pytest.raises(TrainingError, match="3d_Stem/fold_0: was begun on 99 GPUs and this machine has .*; go on with it on a machine"):
+        engines.run_here(model, STORE, job, "split")
+
+
 def test_several_accelerators_must_be_there():
-    job = SimpleNamespace(settings=SimpleNamespace(world=99, device="cuda"))
+    job = SimpleNamespace(settings=SimpleNamespace(world=99, device="cuda"), go_on=False)
     with pytest.raises(TrainingError, match="-num_gpus 99: this machine has .*; give at most that many"):
         engines.run_here(None, None, job, None)
     job.settings.device = "mps"

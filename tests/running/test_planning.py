@@ -95,6 +95,17 @@ def test_another_plan_is_refused_where_members_are_trained(tiny_trained, tmp_pat
     planning.write(tiny.folder, kept, found(tiny), tiny.dataset, own)  # the stated remedy works
 
 
+def test_trained_members_do_not_mind_a_changed_data_set_where_the_plan_stays(tiny_trained, tmp_path):
+    """A corrected label changes the fingerprint, and with -pl plan.json, or by itself, nothing that networks depend on."""
+    tiny = tiny_trained.copy(tmp_path / "w")
+    now = found(tiny)
+    now = replace(now, cases=now.cases[:-1])
+    kept = planning.choose(str(tiny.folder.plan), tiny.dataset, now, None, None)
+    assert kept.fingerprint != tiny.model.plan.fingerprint
+    planning.write(tiny.folder, kept, now, tiny.dataset, tiny.workspace.preprocessed / kept.dataset)
+    assert tiny.model.plan == kept and len(found(tiny).cases) == 6
+
+
 def test_budget(monkeypatch):
     assert planning.budget(5.0).memory_gb == 5.0 and planning.budget(5.0).accelerator
     monkeypatch.setattr(planning.torch.cuda, "is_available", lambda: False)

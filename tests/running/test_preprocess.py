@@ -7,8 +7,9 @@ import pytest
 
 from c2f_nnunet.data.store import Store
 from c2f_nnunet.errors import DatasetError
-from c2f_nnunet.io import durable
+from c2f_nnunet.io import durable, records
 from c2f_nnunet.io.images import read_label, write_label
+from c2f_nnunet.planning.plan import Plan
 from c2f_nnunet.running.preprocess import preprocess, require_prepared
 
 
@@ -107,6 +108,17 @@ def test_a_removed_case_leaves_the_store(tiny, name):
     source.write_text(json.dumps(json.loads(source.read_text()) | {"numTraining": 6}))
     assert made(tiny) == {}
     assert stored(tiny) == others and not [p for p in tiny.store.root.glob("*/*") if p.name.startswith((name, "t1"))]
+
+
+def test_crops_of_an_organ_by_an_earlier_name_are_removed(tiny):
+    """Glnd_L and Glnd_R share the folder of the pair's network, as Gland_L and Gland_R did: whatever lies there would be trained on."""
+    source, plan = tiny.raw / "dataset.json", tiny.model.plan
+    source.write_text(source.read_text().replace("Gland_", "Gland "))
+    renamed = records.from_json(Plan, json.loads(records.to_text(plan).replace("Gland_", "Gland ")), "renamed")
+    assert {m.volumes for m in renamed.fine.members} == {m.volumes for m in plan.fine.members}
+    preprocess(tiny.dataset, renamed, tiny.store, renamed.fine.members, 1)
+    volumes = Store(tiny.store.volumes("3d_Gland")).read()
+    assert {v.record.known[0] for v in volumes} == {"Gland L", "Gland R"} and not list(tiny.store.volumes("3d_Gland").glob("*Gland_L*"))
 
 
 class Killed(BaseException):
