@@ -72,6 +72,10 @@ class Box:
         margins = np.broadcast_to(margin_voxels, 3)
         return Box(tuple(int(a - m) for a, m in zip(self.start, margins)), tuple(int(b + m) for b, m in zip(self.stop, margins)))
 
+    def moved(self, by_voxels) -> "Box":
+        """Moved by so many voxels along each axis."""
+        return Box(tuple(a + m for a, m in zip(self.start, by_voxels)), tuple(b + m for b, m in zip(self.stop, by_voxels)))
+
     def clipped(self, shape) -> "Box":
         """The part of the box that lies inside an array of this shape."""
         start = tuple(min(max(a, 0), n) for a, n in zip(self.start, shape))

@@ -91,6 +91,7 @@ def test_a_box_is_half_open():
     assert box.centre == (1.0, 3.0, 4.5)
     assert box.grown(1) == Box((0, 1, 2), (3, 6, 8))
     assert box.grown((0, 2, 4)) == Box((1, 0, -1), (2, 7, 11))
+    assert box.moved((-1, 0, 2)) == Box((0, 2, 5), (1, 5, 9))
     assert np.zeros((9, 9, 9))[box.slices].shape == box.shape
 
 

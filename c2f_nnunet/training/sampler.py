@@ -65,7 +65,7 @@ class CachedVolumes:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one sample is: a stored volume and a slice index (2D) or a shift in voxels (3D)."""
+    """What one sample is: a stored volume, a slice's index (2D), and how far (voxels) its window or the crop (3D) is moved."""
 
     volume: int
     index: int
@@ -73,7 +73,8 @@ class Draw:
 
 
 class SliceSource:
-    """Samples of a 2D member. A share of them is drawn by class: organ, then case, then a slice that it touches."""
+    """Samples of a 2D member. A share of them is drawn by class: organ, then case, then a slice that it touches; the others show any part
+    of a body, also of one that goes on below the plan's grid, as prediction sees it."""
 
     def __init__(self, member: MemberPlan, labels: LabelSet, cached: CachedVolumes):
         self.member, self.labels, self.cached = member, labels, cached
@@ -105,15 +106,18 @@ class SliceSource:
         if rng.random() < self.member.training.foreground_share:
             places = self.by_organ[rng.integers(len(self.by_organ))]
             volume, first, last = places[rng.integers(len(places))]
-        else:
-            volume = int(rng.integers(len(self.cached.volumes)))
-            window, n = self.windows[volume], self.cached.volumes[volume].record.geometry.shape[self.member.axis]
-            first, last = max(0, window.start[self.member.axis]), min(n, window.stop[self.member.axis])
-        return Draw(volume, int(rng.integers(first, last)), (0, 0, 0))
+            return Draw(volume, int(rng.integers(first, last)), (0, 0, 0))
+        volume, axis = int(rng.integers(len(self.cached.volumes))), self.member.axis
+        window, n = self.windows[volume], self.cached.volumes[volume].record.geometry.shape[axis]
+        below = max(0, window.start[0])  # what the plan's grid, at the body's top, leaves out below
+        first, last = max(0, window.start[axis]) if axis else 0, min(n, window.stop[axis])
+        index = int(rng.integers(first, last))
+        return Draw(volume, index, (-int(rng.integers(below + 1)) if axis and below else 0, 0, 0))
 
     def read(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """image (C, h, w) float32, target (h, w) channels, known (organs + 1,) bool."""
-        member, window, record = self.member, self.windows[draw.volume], self.cached.volumes[draw.volume].record
+        member, record = self.member, self.cached.volumes[draw.volume].record
+        window = self.windows[draw.volume].moved(draw.shift)
         hu, target = self.cached.array(draw.volume, "image"), self.cached.array(draw.volume, "labels")
         image = slice_input(hu, member, draw.index, window, record.anchor_index)
         target = slab(target, member.axis, draw.index, 0, window, 0)[0]

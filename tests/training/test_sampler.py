@@ -122,6 +122,24 @@ def test_no_labelled_organ_is_an_error(tiny_planned):
         SliceSource(plan.member("2d_top"), glands, cached)
 
 
+def test_background_is_drawn_from_all_of_a_long_body(tiny_planned):
+    """The grid is ten voxels high here, at the top of a body of 24: prediction goes on below it, and so do the draws that ask for no organ."""
+    rng, plan = np.random.default_rng(0), tiny_planned.model.plan
+    for name in ("2d_top", "2d_front"):
+        member = plan.member(name)
+        member = replace(member, shape=(10, *member.shape[1:]), training=replace(member.training, foreground_share=0.0))
+        source = SliceSource(member, plan.labels, CachedVolumes(Store(tiny_planned.store.volumes(member.volumes)).of_cases(("t0",)), 1.0))
+        height = source.cached.volumes[0].record.geometry.shape[0]
+        draws = [source.draw(rng) for _ in range(300)]
+        starts = {d.index if name == "2d_top" else source.windows[0].moved(d.shift).start[0] for d in draws}
+        assert starts == set(range(height)) if name == "2d_top" else starts == set(range(height - 10 + 1))
+        lowest = min(draws, key=lambda d: (d.shift[0], d.index))
+        image, target, _ = source.read(lowest)
+        assert image.shape[1:] == target.shape and np.isfinite(image).all()
+    by_organ = SliceSource(replace(member, training=replace(member.training, foreground_share=1.0)), plan.labels, source.cached)
+    assert {by_organ.draw(rng).shift for _ in range(50)} == {(0, 0, 0)}
+
+
 def test_a_damaged_volume_is_named(tiny_planned, tmp_path):
     tiny = tiny_planned.copy(tmp_path / "w")
     source = source_of(tiny, "3d_Stem", ("t0",), memory_gb=0.0)
