@@ -133,11 +133,7 @@ def _fainter(volume: np.ndarray, threshold: float, free: np.ndarray) -> list[_Co
     if region is None:
         return []
     parts = _components(np.ascontiguousarray(mask[region.slices]).astype(np.uint8), np.ascontiguousarray(volume[region.slices]))
-    return [p._replace(box=_moved(p.box, region.start), centroid=p.centroid + region.start) for p in parts]
-
-
-def _moved(box: Box, by) -> Box:
-    return Box(tuple(a + d for a, d in zip(box.start, by)), tuple(b + d for b, d in zip(box.stop, by)))
+    return [p._replace(box=p.box.moved(region.start), centroid=p.centroid + region.start) for p in parts]
 
 
 def _located(organ: str, box: Box, geometry: Geometry, confidence: float, how: str, flags: tuple[str, ...] = ()) -> Located:

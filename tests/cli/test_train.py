@@ -80,7 +80,8 @@ def test_a_setting_reaches_the_training_and_changes_nothing_else(tiny_planned, t
     train.main(tiny_planned.args("3d_Stem", 1, "-device", "cpu"))
     plain = trainings.calls[1].job.settings
     if place.startswith("training."):
-        assert found == replace(plain, training=replace(plain.training, **{place.removeprefix("training."): value}))
+        told = {"epochs": value} if option == "--epochs" else {}  # so that they end a training by --minutes, too
+        assert found == replace(plain, training=replace(plain.training, **{place.removeprefix("training."): value}), **told)
     else:
         assert found == replace(plain, **{place: value})
 

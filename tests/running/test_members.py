@@ -10,6 +10,7 @@ import torch
 from c2f_nnunet.data.splits import Split
 from c2f_nnunet.errors import DatasetError, TrainingError, WorkspaceError
 from c2f_nnunet.io import durable, records
+from c2f_nnunet.network.unet import build_network
 from c2f_nnunet.running import members
 from c2f_nnunet.running.members import Job, TrainOptions, dice_by_organ, is_finished, run_member, settings_for, stored_of, validation
 from c2f_nnunet.training import checkpoint
@@ -85,9 +86,10 @@ def trainings(monkeypatch):
     """What train was called with; nothing is trained, one epoch is told to the hooks."""
     seen = []
 
-    def train(member, settings, source, run, validate, where, go_on, hooks):
+    def train(member, settings, source, run, validate, where, go_on, hooks, validation_takes):
         assert (run.root / ".lock").exists() or where.rank
-        seen.append(SimpleNamespace(member=member, settings=settings, source=source, validate=validate, where=where, go_on=go_on))
+        seen.append(SimpleNamespace(member=member, settings=settings, source=source, validate=validate, where=where, go_on=go_on,
+                                    validation_takes=validation_takes))  # fmt: skip
         hooks.on_epoch([{"epoch": 0, "train_loss": 0.5, "val_dsc": 0.25, "val_by_organ": {"Stem": 0.25}, "lr": 0.1, "seconds": 1.0}], True)
         return Progress(step=80)
 
@@ -107,6 +109,7 @@ def test_it_trains_on_the_folds_own_cases_alone(tiny, trainings, name, kind):
     assert run(tiny, name) == Progress(step=80)
     (seen,) = trainings
     assert type(seen.source) is kind and seen.member.name == name and seen.where == HERE and not seen.go_on
+    assert seen.validation_takes(build_network(seen.member.network).eval()) > 0  # by one held-out case
     cases = {v.record.case for v in seen.source.cached.volumes}
     assert cases == {"t0", "t1", "t3", "t4", "t6"} - ({"t4"} if name == "3d_Gland" else set())  # of t4 only the stem is known
 
