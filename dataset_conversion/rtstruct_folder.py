@@ -40,7 +40,7 @@ from c2f_nnunet.data.series import case_names, file_safe, numbered
 from c2f_nnunet.errors import C2FError, DatasetError, SomeCasesFailed
 from c2f_nnunet.io import records
 from c2f_nnunet.io.dicom import read_series, series_geometry
-from c2f_nnunet.io.rtstruct_in import EMPTY, LEFT_EMPTY, RTStruct, Structure, full_mask, read_rtstruct
+from c2f_nnunet.io.rtstruct_in import EMPTY, LEFT_EMPTY, NO_VOXEL, RTStruct, Structure, full_mask, read_rtstruct
 from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.io.survey import DICOM_ENDINGS, Series, Survey, rtstruct_references, survey
 from c2f_nnunet.tg263 import tg263_name
@@ -168,7 +168,7 @@ def _notes_on(s: Structure) -> list[Note]:
         return [Note(f"'{s.name}' is left out: {s.refusal}", s.name, True)]
     if EMPTY in s.notes:
         return []
-    return [Note(f"'{s.name}': {text}", s.name, LEFT_EMPTY in text or not s.polygons) for text in s.notes]
+    return [Note(f"'{s.name}': {text}", s.name, LEFT_EMPTY in text or NO_VOXEL in text or not s.polygons) for text in s.notes]
 
 
 def tell_notes(patient: Patient, organs: Container[str]) -> tuple[str, ...]:
