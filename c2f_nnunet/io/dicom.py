@@ -28,7 +28,7 @@ from ..errors import ImageError
 from ..geometry import Geometry, canonical_geometry, reorientation
 from .checks import SHEAR_TOLERANCE, check_geometry, ct_values
 from .images import Image, Source, canonical_image, stated
-from .survey import find_series, read_header, reading
+from .survey import find_series, read_dicom, read_header, reading
 
 GAP_TOLERANCE = 0.02  # of the usual gap: positions are often rounded to 0.01 mm
 DUPLICATE_MM = 0.01  # two slices nearer than this are at one place
@@ -239,7 +239,7 @@ def _check_stored(s: Slice) -> None:
     if s.syntax not in (*UncompressedTransferSyntaxes, *_JPEG, RLELossless):
         raise ImageError(f"{s.path}: its voxels are stored as {s.syntax.name}, which is not read; export the series uncompressed")
     with reading(s.path):
-        stored = pydicom.dcmread(s.path, specific_tags=["PixelData", "BitsAllocated"])
+        stored = read_dicom(s.path, ["PixelData", "BitsAllocated"])
         if "PixelData" not in stored:
             raise ImageError(f"{s.path}: truncated or damaged: it holds no voxels; copy or export it again")
         needed = s.shape[0] * s.shape[1] * int(stored.BitsAllocated) // 8

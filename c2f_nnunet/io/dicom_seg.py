@@ -22,7 +22,8 @@ from ..labels import LabelSet
 from . import durable
 from .images import Source
 from .rtstruct_out import NOTICE, SOFTWARE, content_digest, label_windows, new_uid
-from .series import Instance, SeriesReference, by_slice, reading
+from .series import Instance, SeriesReference, by_slice
+from .survey import read_dicom, reading
 
 STRUCTURE, ORGAN = Code("91723000", "SCT", "Anatomical Structure"), Code("113343008", "SCT", "Body organ structure")
 
@@ -73,7 +74,7 @@ def write_dicom_seg(
 def _header(instance: Instance, series: SeriesReference, gap_mm: float) -> pydicom.Dataset:
     """A slice's header with what highdicom takes from it: patient and study, empty where the series has none of it, and the gap."""
     with reading(instance.path):
-        header = pydicom.dcmread(instance.path, stop_before_pixels=True)
+        header = read_dicom(instance.path, header_only=True)
         header.SpecificCharacterSet = "ISO_IR 192"  # in which highdicom is to write the attributes
         for keyword, value in series.attributes:
             setattr(header, keyword, value)

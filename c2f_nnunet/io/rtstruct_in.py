@@ -20,7 +20,8 @@ from pydicom.errors import InvalidDicomError
 from ..errors import ImageError
 from ..geometry import Box, Geometry, uncrop
 from .polygons import ON_EDGE_VOXELS, area_voxels, crossing, fill, repeated, window_of
-from .series import SeriesReference, reading
+from .series import SeriesReference
+from .survey import read_dicom, reading
 
 ON_SLICE = 0.1  # of the distance between slices: what is nearer to a slice than this lies on it, rounding included
 ONE_PLANE = 0.05  # slices: contours nearer to each other than this were drawn in one plane
@@ -90,7 +91,7 @@ def read_rtstruct(path: str | Path, geometry: Geometry, series: SeriesReference)
     path = Path(path)
     try:
         with reading(path):
-            return _read(path, pydicom.dcmread(path), geometry, series)
+            return _read(path, read_dicom(path), geometry, series)
     except InvalidDicomError:
         raise ImageError(f"{path}: is no DICOM file; give the RTSTRUCT of the series") from None
     except struct.error as e:  # pydicom, where a file ends within a header

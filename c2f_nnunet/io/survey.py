@@ -120,11 +120,35 @@ def reading(path: Path):
         raise ImageError(f"{path}: its DICOM header is damaged ({type(e).__name__}); export the series again") from e
 
 
+def read_dicom(path: Path, tags: list[str] | None = None, header_only: bool = False) -> pydicom.Dataset:
+    """A file by pydicom, also one without the 128 bytes and "DICM" before its elements, as older systems write them.
+
+    tags: the attributes to read (default: all). InvalidDicomError where it is no DICOM; other errors are for `reading` to state.
+    """
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=header_only, specific_tags=tags)
+    except InvalidDicomError:
+        if not _begins_with_element(path):
+            raise
+    dataset = pydicom.dcmread(path, stop_before_pixels=header_only, specific_tags=tags and [*tags, "SOPClassUID"], force=True)
+    if not dataset.get("SOPClassUID"):
+        raise InvalidDicomError(f"{path} says nothing of what it is")
+    return dataset
+
+
+def _begins_with_element(path: Path) -> bool:
+    """Whether a file's first bytes are the head of an element of group 0002, or of 0008, the first one of most objects."""
+    with open(path, "rb") as f:
+        head = f.read(8)
+    explicit, implicit = head[4:6].isupper(), head[6:] == b"\0\0"  # a VR of two letters, or a length below 64 kB
+    return head[3:4] == b"\0" and (head[:2] == b"\x08\0" and (explicit or implicit) or head[:2] == b"\x02\0" and explicit)
+
+
 def read_header(path: Path, tags: list[str] | None = None) -> pydicom.Dataset:
     """A file's header without the voxels. InvalidDicomError where it is no DICOM at all, ImageError where it is damaged or refers to a
     file outside of its folder."""
     with reading(path):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags and [*tags, *_REFERRING])
+        header = read_dicom(path, tags and [*tags, *_REFERRING], header_only=True)
         outside = _outside(header)
     if outside:
         raise ImageError(f"{path}: refers to a file outside of its folder ({outside}); do not trust this export, or remove the file")

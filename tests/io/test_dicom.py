@@ -54,6 +54,13 @@ def slice_file(folder, k, syntax=ExplicitVRLittleEndian, **tags):
     return path
 
 
+def without_preamble(path, from_group=8):
+    """The file cut to its elements, from the first one of group 0002 or 0008 on."""
+    content = path.read_bytes()
+    path.write_bytes(content[132 if from_group == 2 else content.index(b"\x08\0\x16\0") :])
+    return path
+
+
 def write_series(folder, hu, geometry, **tags):
     """A CT (z, y, x) in canonical orientation as a DICOM series of signed HU; its files from the lowest slice on."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -325,6 +332,14 @@ def test_a_compression_that_is_not_read_is_named(folder, last, name):
 def test_other_uncompressed_files(folder, syntax):
     for k in range(4):
         slice_file(folder, k, syntax)
+    np.testing.assert_array_equal(read_series(folder).array, VOXELS - 1024)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("from_group", [2, 8])
+def test_files_without_a_preamble(folder, syntax, from_group):
+    for path in whole(folder, syntax=syntax):
+        without_preamble(path, from_group)
     np.testing.assert_array_equal(read_series(folder).array, VOXELS - 1024)
 
 

@@ -14,6 +14,7 @@ from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
 from tests.io.dicom_rules import broken_rules, dciodvfy
 from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, scan
+from tests.io.test_dicom import without_preamble
 
 ORGANS = LabelSet(("BrainStem", "Parotid_L", "Parotid_R"), (1, 3, 7))
 MADE = datetime(2026, 3, 4, 15, 16, 17)
@@ -71,6 +72,15 @@ def test_the_slices_lie_as_far_apart_as_their_positions_say(tmp_path, highdicom)
     write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
     measures = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert (measures.SpacingBetweenSlices, *measures.PixelSpacing) == (3.0, 1.25, 0.8)
+
+
+def test_a_series_of_files_without_a_preamble(tmp_path, highdicom):
+    made = scan(tmp_path / "ct")
+    for path in made.files:
+        without_preamble(path)
+    labels = label_map((6, 20, 24))
+    write_dicom_seg(tmp_path / "seg.dcm", labels, ORGANS, made.image.source, made.series, MADE)
+    np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", made, highdicom)["BrainStem"], labels == 1)
 
 
 def test_a_label_map_without_organs_and_a_series_without_a_patient(tmp_path, highdicom):

@@ -13,6 +13,7 @@ from c2f_nnunet.io.images import read_label
 from c2f_nnunet.io.rtstruct_in import full_mask, read_rtstruct, structure_mask
 from c2f_nnunet.io.series import series_reference
 from tests.io.rt_files import SERIES, contour, dice, rtstruct_file, scan
+from tests.io.test_dicom import without_preamble
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +317,15 @@ def test_long_contours_of_unknown_type_in_explicit_files(ct, tmp_path):
     rtstruct = read(ct, tmp_path / "explicit.dcm")
     r, c = np.indices((20, 24))
     np.testing.assert_array_equal(full_mask(rtstruct, rtstruct.structures[0])[2], (r - 9) ** 2 + (c - 11) ** 2 < 5.3**2)
+
+
+def test_a_file_without_a_preamble(ct, tmp_path):
+    path = rtstruct_file(tmp_path / "rt.dcm", {"Organ": [square(ct, 1)]})
+    rtstruct = read(ct, without_preamble(path))
+    np.testing.assert_array_equal(full_mask(rtstruct, rtstruct.structures[0]), block(1))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ImageError, match="rt.dcm: "):
+        read(ct, path)
 
 
 def test_files_that_are_no_rtstruct_or_damaged(ct, tmp_path):

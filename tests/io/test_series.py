@@ -7,6 +7,7 @@ from c2f_nnunet.errors import ImageError
 from c2f_nnunet.geometry import canonical_geometry
 from c2f_nnunet.io.series import by_slice, series_reference
 from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, scan
+from tests.io.test_dicom import without_preamble
 
 
 def test_patient_study_and_slices(tmp_path):
@@ -63,6 +64,13 @@ def test_names_in_other_alphabets_and_values_against_the_rules(tmp_path):
         header.save_as(path)
     attributes = dict(series_reference(made.files).attributes)
     assert [attributes[k] for k in ("PatientBirthDate", "StudyID", "PatientSex", "AccessionNumber", "PatientID")] == ["", "", "", "", "P1"]
+
+
+def test_files_without_a_preamble(tmp_path):
+    made = scan(tmp_path / "ct")
+    for path in made.files:
+        without_preamble(path)
+    assert series_reference(made.files) == made.series
 
 
 def test_what_cannot_be_referred_to(tmp_path):

@@ -2,11 +2,14 @@
 import pydicom
 import pytest
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import MediaStorageDirectoryStorage, RTStructureSetStorage, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage, RTStructureSetStorage, SecondaryCaptureImageStorage,
+    generate_uid,
+)  # fmt: skip
 
 from c2f_nnunet.errors import ImageError
-from c2f_nnunet.io.survey import NO_DICOM, Series, find_series, read_header, rtstruct_references, survey
-from tests.io.test_dicom import FRAME, SERIES, slice_file
+from c2f_nnunet.io.survey import NO_DICOM, Series, find_series, read_dicom, read_header, rtstruct_references, survey
+from tests.io.test_dicom import FRAME, SERIES, slice_file, without_preamble
 
 OTHER = generate_uid()
 
@@ -101,6 +104,30 @@ def test_a_header_is_read_without_the_voxels(tmp_path):
     assert list(read_header(slice_file(tmp_path, 0), ["Rows"]).keys()) == [pydicom.tag.Tag("Rows")]
     with pytest.raises(ImageError, match="gone.dcm: cannot be read"):
         read_header(tmp_path / "gone.dcm")
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("from_group", [2, 8])
+def test_files_without_a_preamble_are_dicom(tmp_path, syntax, from_group):
+    """As older systems write them: the elements alone, with those of the file's meta information or without."""
+    path = without_preamble(slice_file(tmp_path, 0, syntax), from_group)
+    assert survey(tmp_path).series == (Series(SERIES, "", (path,), FRAME),)
+    assert read_header(path).Rows == 2 and read_dicom(path).PixelData == bytes([0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0])
+    assert read_header(path, ["Rows"]).Rows == 2
+
+
+@pytest.mark.parametrize("content", [
+    b"\x08\0\x16\0UI\x04\x001.2\0"[:8],  # nothing but the head of an element
+    b"\x08\0\x08\0CS\x02\0AB",  # no SOPClassUID
+    b"\x08\0\x08\0\x02\0\0\0AB",
+    b"\x08\0\0\0\x10\0\x0b\0" * 40, b"\x02\0\0\0\x05\0\0\0" * 40,  # numbers
+])  # fmt: skip
+def test_what_only_begins_like_elements_is_no_dicom(tmp_path, content):
+    path = tmp_path / "numbers"
+    path.write_bytes(content)
+    with pytest.raises(InvalidDicomError):
+        read_header(path)
+    assert survey(tmp_path).others == {NO_DICOM: (path,)}
 
 
 def test_a_real_folder(real_data):
