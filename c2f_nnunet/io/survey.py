@@ -19,6 +19,7 @@ from ..errors import ImageError
 from .images import IMAGE_ENDINGS, stated
 
 NO_DICOM = "no DICOM"
+PREAMBLE = 132  # bytes before a DICOM file's elements: 128 of any content, and "DICM"
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _ABOUT = ("SeriesInstanceUID", "PatientID", "FrameOfReferenceUID")
@@ -42,8 +43,9 @@ class Series:
 class Survey:
     """What lies in a folder: its CT series, and by kind ("RTSTRUCT", "CT localiser", NO_DICOM, …) the files beside them.
 
-    damaged: DICOM file → why its header cannot be read. Such a file may belong to any series of its folder, and is
-    listed in each of them so that reading these refuses it by name; where there is none, in a series of its own.
+    damaged: DICOM file → why its header cannot be read; what lies beside slices, ends as they do and is emptied counts as one. Such a
+    file may belong to any series of its folder, and is listed in each of them so that reading these refuses it by name; where there is
+    none, in a series of its own.
     """
 
     series: tuple[Series, ...]
@@ -68,6 +70,12 @@ def survey(folder: str | Path) -> Survey:
             about.setdefault(uid, texts)
         else:
             others[kind].append(path)
+    like_slices = {(path.parent, _ending(path)) for files in slices.values() for path in files}
+    no_dicom = others.pop(NO_DICOM, [])
+    emptied = [path for path in no_dicom if (path.parent, _ending(path)) in like_slices and _is_emptied(path)]
+    damaged |= {path: str(_no_dicom_error(path)) for path in emptied}
+    if kept := [path for path in no_dicom if path not in damaged]:
+        others[NO_DICOM] = kept
     alone = defaultdict(list)
     for path in damaged:
         beside = [slices[uid] for uid in uids_in.get(path.parent, ())]
@@ -165,6 +173,22 @@ def _outside(header: pydicom.Dataset) -> str:
     return ""
 
 
+def _no_dicom_error(path: Path) -> ImageError:
+    return ImageError(f"{path}: is no DICOM file; copy or export it again, or remove it")
+
+
+def _ending(path: Path) -> str:
+    """The file's ending, "" for none: a number is a part of a UID or counts the slices."""
+    return "" if path.suffix[1:].isdigit() else path.suffix.lower()
+
+
+def _is_emptied(path: Path) -> bool:
+    """Whether a file is shorter than a DICOM file's preamble, or has nothing in its place, as copies that failed have."""
+    with open(path, "rb") as f:
+        begin = f.read(PREAMBLE)
+    return len(begin) < PREAMBLE or not any(begin)
+
+
 def _kind(path: Path) -> tuple[str, str, str, str]:
     """(kind, and as texts the tags of _ABOUT); kind: "CT" for a slice, else a modality, a class of objects or NO_DICOM.
 
@@ -173,8 +197,8 @@ def _kind(path: Path) -> tuple[str, str, str, str]:
     try:
         header = read_header(path, _TAGS)
     except InvalidDicomError:
-        if path.suffix.lower() in DICOM_ENDINGS:  # an emptied or overwritten slice must not pass unseen
-            raise ImageError(f"{path}: is no DICOM file; copy or export it again, or remove it") from None
+        if _ending(path) in DICOM_ENDINGS:  # an emptied or overwritten slice must not pass unseen
+            raise _no_dicom_error(path) from None
         return NO_DICOM, "", "", ""
     with reading(path):
         storage = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")

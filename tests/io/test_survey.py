@@ -8,6 +8,7 @@ from pydicom.uid import (
 )  # fmt: skip
 
 from c2f_nnunet.errors import ImageError
+from c2f_nnunet.io.dicom import read_series
 from c2f_nnunet.io.survey import NO_DICOM, Series, find_series, read_dicom, read_header, rtstruct_references, survey
 from tests.io.test_dicom import FRAME, SERIES, slice_file, without_preamble
 
@@ -84,6 +85,34 @@ def test_a_damaged_file_belongs_to_every_series_of_its_folder(tmp_path, harm, to
     assert [s.files for s in found.series] == [(a, bad), (bad, b), (c,)]
     with pytest.raises(ImageError, match="CT001.dcm: "):
         find_series(tmp_path)
+
+
+@pytest.mark.parametrize("names, content, emptied", [
+    (("IM0", "IM1", "IM2"), b"", True),
+    (("IM0", "IM1", "IM2"), b"\0" * 130, True),  # cut
+    (("IM0", "IM1", "IM2"), b"404 Not Found", True),
+    (("IM0", "IM1", "IM2"), b"\0" * 5000, True),  # blocks that were never written
+    (("IM0", "IM1", "IM2"), b"no DICOM " * 50, False),
+    (("1.2.30", "1.2.31", "1.2.32"), b"", True),  # names that are UIDs have no ending
+    (("1.2.30", "IM1", "1.2.32"), b"", True),
+    (("0.img", "1.IMG", "2.img"), b"", True),
+    (("IM0", "IM1.txt", "IM2"), b"", False),
+    (("0.dcm", "IM1", "2.dcm"), b"", False),
+    (("sub/IM0", "IM1", "sub/IM2"), b"", False),  # another folder
+])  # fmt: skip
+def test_an_emptied_file_that_ends_as_the_slices_beside_it_is_one_of_them(tmp_path, names, content, emptied):
+    first, path, last = (tmp_path / name for name in names)
+    for k, place in ((0, first), (2, last)):
+        place.parent.mkdir(exist_ok=True)
+        slice_file(tmp_path, k).rename(place)
+    path.write_bytes(content)
+    found = survey(tmp_path)
+    assert [s.files for s in found.series] == [tuple(sorted((first, path, last))) if emptied else (first, last)]
+    assert found.damaged == ({path: f"{path}: is no DICOM file; copy or export it again, or remove it"} if emptied else {})
+    assert found.others == ({} if emptied else {NO_DICOM: (path,)})
+    if emptied:
+        with pytest.raises(ImageError, match=f"{path.name}: is no DICOM file"):
+            read_series(found.series[0].files)
 
 
 def test_damaged_files_without_a_series_are_one_of_their_own(tmp_path):
