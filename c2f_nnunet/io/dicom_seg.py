@@ -53,6 +53,9 @@ def write_dicom_seg(
     instances = by_slice(series, source.geometry)
     digest, made = content_digest(labels, organs), made or datetime.now()
     headers = [_header(instance, series, source.geometry.spacing_mm[0]) for instance in instances]
+    with reading(instances[0].path):
+        for header in headers:  # highdicom asks for equal ones, and scanners round those of single slices
+            header.ImageOrientationPatient = headers[0].ImageOrientationPatient
     voxels = np.ascontiguousarray(from_canonical(organs.to_channels(labels), source.turn))
     content = BytesIO()
     try:

@@ -8,12 +8,13 @@ import pytest
 
 from c2f_nnunet.errors import ImageError
 from c2f_nnunet.geometry import to_canonical
+from c2f_nnunet.io.dicom import read_series
 from c2f_nnunet.io.dicom_seg import write_dicom_seg
 from c2f_nnunet.io.rtstruct_out import NOTICE
 from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
 from tests.io.dicom_rules import broken_rules, dciodvfy
-from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, scan
+from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, Scan, scan
 from tests.io.test_dicom import without_preamble
 
 ORGANS = LabelSet(("BrainStem", "Parotid_L", "Parotid_R"), (1, 3, 7))
@@ -81,6 +82,19 @@ def test_a_series_of_files_without_a_preamble(tmp_path, highdicom):
     labels = label_map((6, 20, 24))
     write_dicom_seg(tmp_path / "seg.dcm", labels, ORGANS, made.image.source, made.series, MADE)
     np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", made, highdicom)["BrainStem"], labels == 1)
+
+
+def test_directions_that_differ_in_rounding_among_the_slices(tmp_path, highdicom):
+    made = scan(tmp_path / "ct")
+    for k, path in enumerate(made.files):
+        header = pydicom.dcmread(path)
+        header.ImageOrientationPatient = [1, f"{1e-6 * k:.6f}", 0, f"{-1e-6 * k:.6f}", 1, 0]
+        header.save_as(path)
+    made = Scan(made.files, read_series(made.files), series_reference(made.files))
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", made, highdicom)["Parotid_L"], label_map((6, 20, 24)) == 3)
+    orientation = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+    assert orientation.ImageOrientationPatient == [1, 0, 0, 0, 1, 0]
 
 
 def test_a_label_map_without_organs_and_a_series_without_a_patient(tmp_path, highdicom):
