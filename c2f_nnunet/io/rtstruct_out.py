@@ -11,6 +11,7 @@ Reference besides. Choices that planning systems depend on:
 from __future__ import annotations
 
 import hashlib
+import warnings
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -52,11 +53,13 @@ def write_rtstruct(
     windows = label_windows(path, labels, organs, source)
     geometry, made = canonical_geometry(source.geometry, source.turn), made or datetime.now()
     instances = by_slice(series, geometry)
-    dataset = _head(series, made, content_digest(labels, organs))
-    _structure_set(dataset, series, instances, made)
-    _add_structures(dataset, labels, windows, organs, geometry, series.frame, instances)
     content = BytesIO()
-    pydicom.dcmwrite(content, dataset, enforce_file_format=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the series' identifiers that break a rule, which are copied as they are
+        dataset = _head(series, made, content_digest(labels, organs))
+        _structure_set(dataset, series, instances, made)
+        _add_structures(dataset, labels, windows, organs, geometry, series.frame, instances)
+        pydicom.dcmwrite(content, dataset, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
 
 

@@ -1,4 +1,5 @@
 """RTSTRUCTs of label maps: masks that come back, what the file refers to and says, and that the standard's rules are kept."""
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -156,6 +157,18 @@ def test_the_same_arguments_give_the_same_file_and_another_time_another_object(c
     written(ct, labels, path)
     uids.add(pydicom.dcmread(path).SOPInstanceUID)
     assert len(uids) == 3
+
+
+def test_identifiers_that_break_a_rule_are_copied_without_a_word(ct, tmp_path):
+    """Numbers of a UID with zeros in front, as some systems make them of a date."""
+    series = replace(ct.series, study="1.2.03.4", series="1.2.03.5", frame="1.2.03.6",
+                     instances=tuple(replace(i, uid=f"1.2.03.{k}") for k, i in enumerate(ct.series.instances)))  # fmt: skip
+    write_rtstruct(tmp_path / "rt.dcm", example(), ORGANS, ct.image.source, series, MADE)
+    with pydicom.config.disable_value_validation():
+        dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+        assert (dataset.StudyInstanceUID, dataset.FrameOfReferenceUID) == ("1.2.03.4", "1.2.03.6")
+    rtstruct = read_rtstruct(tmp_path / "rt.dcm", ct.image.geometry, series)
+    np.testing.assert_array_equal(full_mask(rtstruct, rtstruct.structures[0]), example() == 1)
 
 
 def test_organs_without_voxels(ct, tmp_path):
