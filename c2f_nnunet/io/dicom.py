@@ -29,13 +29,12 @@ from ..errors import ImageError
 from ..geometry import Geometry, canonical_geometry, reorientation
 from .checks import SHEAR_TOLERANCE, check_geometry, ct_values
 from .images import Image, Source, canonical_image, stated
-from .series import PLACE_SLICES
+from .series import PLACE_SLICES, TILT_TOLERANCE_DEGREES
 from .survey import find_series, read_dicom, read_header, reading
 
 GAP_TOLERANCE = 0.02  # of the usual gap: positions are often rounded to 0.01 mm
 DUPLICATE_MM = 0.01  # two slices nearer than this are at one place
 ASIDE_MM = 0.05  # positions of slices are rounded, in short stacks too
-TILT_TOLERANCE_DEGREES = 0.1
 AIR_HU = -1024  # what padding becomes: the usual lowest value of a CT
 _JPEG = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, JPEG2000)  # each stream begins and ends with a marker
 _SIZ, _SIGNED_AT = b"\xff\x4f\xff\x51", 42  # how a JPEG 2000 stream begins; which byte says if it is signed (ISO 15444-1, A.5.1)

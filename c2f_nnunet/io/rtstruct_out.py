@@ -32,7 +32,7 @@ from ..labels import LabelSet
 from . import durable
 from .images import Source
 from .polygons import trace
-from .series import Instance, SeriesReference, by_slice
+from .series import Instance, SeriesReference, axial_slices
 
 NOTICE = "AI-generated, not for clinical use without review"  # 49 characters, of the 64 that names and descriptions (LO) may have
 SHORT_NOTICE = "AI, not reviewed"  # the label is what lists of structure sets show: 16 characters, as many as an SH may have
@@ -52,7 +52,7 @@ def write_rtstruct(
     """
     windows = label_windows(path, labels, organs, source)
     geometry, made = canonical_geometry(source.geometry, source.turn), made or datetime.now()
-    instances = by_slice(series, geometry)
+    instances = axial_slices(series, geometry)
     content = BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the series' identifiers that break a rule, which are copied as they are

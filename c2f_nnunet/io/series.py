@@ -19,6 +19,7 @@ from ..errors import ImageError
 from ..geometry import Geometry
 from .survey import read_header, reading
 
+TILT_TOLERANCE_DEGREES = 0.1  # directions are rounded
 PLACE_SLICES = 0.1  # how far from a slice of the grid, in slices, a file may lie and still be that slice
 COPIED = (  # the attributes that every object of a patient and study shares: type 1 and 2 of PS3.3 C.7.1.1 and C.7.2.1, and the description
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID",
@@ -93,6 +94,16 @@ def by_slice(series: SeriesReference, geometry: Geometry) -> tuple[Instance, ...
             both = f"{same.path.name} and {instance.path.name}"
             raise ImageError(f"{folder}: {both} have one SOPInstanceUID, so nothing can refer to either; export the series again")
     return tuple(series.instances[i] for i in order)
+
+
+def axial_slices(series: SeriesReference, geometry: Geometry) -> tuple[Instance, ...]:
+    """`by_slice` of a canonical grid whose slices are axial, in which alone contours of an RTSTRUCT lie; else ImageError."""
+    upright = abs(geometry.direction[2][0])  # how much of the slices' normal goes along the patient
+    if upright < np.cos(np.radians(TILT_TOLERANCE_DEGREES)):
+        tilt = np.degrees(np.arccos(upright))
+        raise ImageError(f"{series.instances[0].path.parent}: its slices are tilted by {tilt:.2g}° from axial ones, and an RTSTRUCT holds "
+                         "contours in axial planes only; leave it out, or give an axial reconstruction")
+    return by_slice(series, geometry)
 
 
 def _read(path: Path) -> pydicom.Dataset:

@@ -41,7 +41,9 @@ def read_back(path, made, highdicom):
     return {name: to_canonical(frames[..., n - 1], made.image.source.turn) > 0 for n, name in names.items()}
 
 
-@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0), (1, 0, 0, 0, -1, 0), (1, 0, 0, 0, 0, -1)])
+@pytest.mark.parametrize("orientation", [  # the last is tilted
+    (1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0), (1, 0, 0, 0, -1, 0), (1, 0, 0, 0, 0, -1), (1, 0, 0, 0, 0.8, -0.6),
+])  # fmt: skip
 def test_masks_come_back(tmp_path, highdicom, orientation):
     made = scan(tmp_path / "ct", shape=(20, 20, 24), orientation=orientation)
     labels = label_map(made.image.array.shape)

@@ -203,6 +203,7 @@ def test_what_does_not_fit(ct, tmp_path):
     labels[0, 0, 0] = 2
     no_frame = scan(tmp_path / "no_frame", FrameOfReferenceUID="")
     coronal = scan(tmp_path / "coronal", orientation=(1, 0, 0, 0, 0, -1))
+    tilted = scan(tmp_path / "tilted", orientation=(1, 0, 0, 0, 0.995, -0.1))
     wide = Source(ct.files[0], other, reorientation(other))
     for values, source, series, told in (
         (example(), wide, ct.series, r"labels of shape \(6, 20, 24\) do not fit .* \(6, 20, 25\)"),
@@ -210,6 +211,7 @@ def test_what_does_not_fit(ct, tmp_path):
         (example(), ct.image.source, series_reference(ct.files[:5]), "the 5 slices of the series are not the 6 axial slices"),
         (example(), no_frame.image.source, no_frame.series, "has no frame of reference, so nothing can be placed in it"),
         (np.zeros(coronal.image.array.shape, np.uint8), coronal.image.source, coronal.series, "an axial one"),
+        (np.zeros(tilted.image.array.shape, np.uint8), tilted.image.source, tilted.series, "its slices are tilted by 5.7° from axial ones"),
     ):  # fmt: skip
         with pytest.raises(ImageError, match=told) as found:
             write_rtstruct(path, values, ORGANS, source, series)

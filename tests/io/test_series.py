@@ -5,7 +5,7 @@ import pytest
 
 from c2f_nnunet.errors import ImageError
 from c2f_nnunet.geometry import canonical_geometry
-from c2f_nnunet.io.series import by_slice, series_reference
+from c2f_nnunet.io.series import axial_slices, by_slice, series_reference
 from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, scan
 from tests.io.test_dicom import without_preamble
 
@@ -39,6 +39,20 @@ def test_slices_that_are_not_the_grids(tmp_path):
     assert by_slice(coronal.series, geometry) == coronal.series.instances
     with pytest.raises(ImageError, match="an axial one"):
         by_slice(coronal.series, canonical_geometry(geometry, coronal.image.source.turn))
+
+
+@pytest.mark.parametrize("degrees, refused", [(0, False), (0.05, False), (0.2, True), (15, True)])
+def test_slices_that_are_tilted_from_axial_ones(tmp_path, degrees, refused):
+    """Rows run left, columns to posterior and a little down: the stack is rectangular and can be read, but its planes are not axial."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    tilted = scan(tmp_path / "ct", orientation=(1, 0, 0, 0, c, -s))
+    assert by_slice(tilted.series, tilted.image.geometry) == tilted.series.instances
+    if refused:
+        with pytest.raises(ImageError, match=rf"ct: its slices are tilted by {degrees}° from axial ones, and an RTSTRUCT holds contours in "
+                                             "axial planes only; leave it out, or give an axial reconstruction"):
+            axial_slices(tilted.series, tilted.image.geometry)
+    else:
+        assert axial_slices(tilted.series, tilted.image.geometry) == tilted.series.instances
 
 
 def test_slices_that_references_would_not_tell_apart(tmp_path):
