@@ -22,7 +22,7 @@ from ..labels import LabelSet
 from . import durable
 from .images import Source
 from .rtstruct_out import NOTICE, SOFTWARE, content_digest, label_windows, new_uid
-from .series import Instance, SeriesReference, by_slice
+from .series import Instance, SeriesReference, by_slice, tell_broken
 from .survey import read_dicom, reading
 
 STRUCTURE, ORGAN = Code("91723000", "SCT", "Anatomical Structure"), Code("113343008", "SCT", "Body organ structure")
@@ -72,6 +72,7 @@ def write_dicom_seg(
     except (AttributeError, KeyError, TypeError, ValueError) as e:  # what highdicom raises for missing or odd attributes
         raise ImageError(f"{path}: no SEG can refer to the series in {instances[0].path.parent} ({e}); export the series again") from e
     durable.write_bytes(Path(path), content.getvalue())
+    tell_broken(path, series)
 
 
 def _header(instance: Instance, series: SeriesReference, gap_mm: float) -> pydicom.Dataset:

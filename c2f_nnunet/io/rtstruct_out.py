@@ -32,7 +32,7 @@ from ..labels import LabelSet
 from . import durable
 from .images import Source
 from .polygons import trace
-from .series import Instance, SeriesReference, axial_slices
+from .series import Instance, SeriesReference, axial_slices, tell_broken
 
 NOTICE = "AI-generated, not for clinical use without review"  # 49 characters, of the 64 that names and descriptions (LO) may have
 SHORT_NOTICE = "AI, not reviewed"  # the label is what lists of structure sets show: 16 characters, as many as an SH may have
@@ -61,6 +61,7 @@ def write_rtstruct(
         _add_structures(dataset, labels, windows, organs, geometry, series.frame, instances)
         pydicom.dcmwrite(content, dataset, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
+    tell_broken(path, series)
 
 
 def label_windows(path: str | Path, labels: np.ndarray, organs: LabelSet, source: Source) -> dict[int, tuple[slice, slice, slice]]:

@@ -114,6 +114,14 @@ def test_values_of_the_series_that_break_a_rule_are_copied_without_a_word(tmp_pa
         assert (dataset.PatientAge, dataset.PatientComments) == ("45", "Grüße")
 
 
+def test_values_that_are_left_empty_are_told(tmp_path, highdicom, caplog):
+    with pydicom.config.disable_value_validation():
+        made = scan(tmp_path / "ct", PatientID="1" * 65)
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    assert pydicom.dcmread(tmp_path / "seg.dcm").PatientID == ""
+    assert [said for said in caplog.messages if said.startswith(f"{tmp_path / 'seg.dcm'}: PatientID of the CT: not as DICOM wants it")]
+
+
 # The standard's rules
 
 

@@ -266,6 +266,15 @@ def test_patients_of_whom_the_series_says_nothing(tmp_path):
     assert broken_rules(pydicom.dcmread(tmp_path / "rt.dcm"), TYPE_1, TYPE_2) == []
 
 
+def test_values_that_break_a_rule_are_empty_and_told(tmp_path, caplog):
+    with pydicom.config.disable_value_validation():
+        made = scan(tmp_path / "ct", PatientID="1" * 65)
+    written(made, example(), tmp_path / "rt.dcm")
+    assert pydicom.dcmread(tmp_path / "rt.dcm").PatientID == ""
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path / 'rt.dcm'}: PatientID of the CT: not as DICOM wants it, so left empty here") and "1111" not in said
+
+
 def test_patients_in_other_alphabets(tmp_path):
     made = scan(tmp_path / "ct", SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Zoë=山田^太郎")
     written(made, example(), tmp_path / "rt.dcm")

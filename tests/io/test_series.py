@@ -5,7 +5,7 @@ import pytest
 
 from c2f_nnunet.errors import ImageError
 from c2f_nnunet.geometry import canonical_geometry
-from c2f_nnunet.io.series import axial_slices, by_slice, series_reference
+from c2f_nnunet.io.series import axial_slices, by_slice, series_reference, tell_broken
 from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, scan
 from tests.io.test_dicom import without_preamble
 
@@ -76,8 +76,23 @@ def test_names_in_other_alphabets_and_values_against_the_rules(tmp_path):
             header.PatientBirthDate, header.StudyID, header.PatientSex = "REMOVED", ["1", "2"], "F" * 20
         del header.AccessionNumber
         header.save_as(path)
-    attributes = dict(series_reference(made.files).attributes)
+    series = series_reference(made.files)
+    attributes = dict(series.attributes)
     assert [attributes[k] for k in ("PatientBirthDate", "StudyID", "PatientSex", "AccessionNumber", "PatientID")] == ["", "", "", "", "P1"]
+    assert series.broken == ("PatientBirthDate", "PatientSex", "StudyID") and made.series.broken == ()  # the number that is not there is none
+
+
+@pytest.mark.parametrize("tags, told", [
+    ({"PatientID": "1" * 65}, "PatientID"), ({"PatientID": ["1", "2"]}, "PatientID"),
+    ({"PatientName": "x" * 65, "PatientID": "1" * 65}, "PatientName, PatientID"), ({"PatientID": ""}, None), ({}, None),
+])  # fmt: skip
+def test_values_that_are_left_empty_are_told_by_their_names(tmp_path, caplog, tags, told):
+    with pydicom.config.disable_value_validation():
+        series = scan(tmp_path / "ct", shape=(2, 20, 24), **tags).series
+    tell_broken("out/P1_rtstruct.dcm", series)
+    assert caplog.messages == ([] if told is None else [
+        f"out/P1_rtstruct.dcm: {told} of the CT: not as DICOM wants it, so left empty here; "
+        "mend it in the CT's files, or enter it where this file is imported"])
 
 
 def test_files_without_a_preamble(tmp_path):
