@@ -185,7 +185,7 @@ def test_neighbours_that_touch_are_no_crossing(ct, tmp_path):
 
 @pytest.mark.parametrize("rows, columns, twice", [((3.5, 8.5), (4.5, 10.5), True), ((4.1, 4.9), (4.5, 10.5), False)])
 def test_a_contour_that_holds_no_voxel_is_told(ct, tmp_path, rows, columns, twice):
-    """One that goes round twice, and one that runs between two rows of centres, though its area is that of 4.8 voxels."""
+    """One that goes round twice, and one that runs between two rows of centres with an area of 4.8 voxels; not the speck on slice 3."""
     around = square(ct, 1, rows, columns)
     around.ContourData = list(around.ContourData) * (2 if twice else 1)
     mask, notes = one(ct, tmp_path, [around, square(ct, 2), contour(ct.image.geometry.world([(3, 4.5, 5.5), (3, 4.6, 5.5), (3, 4.6, 5.7)]),
