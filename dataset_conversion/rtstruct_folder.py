@@ -37,11 +37,11 @@ from parts.writing import convert
 from tqdm import tqdm
 
 from c2f_nnunet.cli.common import entry
-from c2f_nnunet.data.series import case_names, file_safe, numbered
+from c2f_nnunet.data.series import case_names, file_safe, log_passed_over, numbered
 from c2f_nnunet.errors import C2FError, DatasetError, SomeCasesFailed
 from c2f_nnunet.io import records
 from c2f_nnunet.io.dicom import read_series, series_geometry
-from c2f_nnunet.io.rtstruct_in import EMPTY, LEFT_EMPTY, RTStruct, Structure, full_mask, read_rtstruct
+from c2f_nnunet.io.rtstruct_in import EMPTY, LEFT_EMPTY, NO_VOXEL, RTStruct, Structure, full_mask, read_rtstruct
 from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.io.survey import DICOM_ENDINGS, Series, Survey, rtstruct_references, survey
 from c2f_nnunet.tg263 import tg263_name
@@ -80,12 +80,13 @@ class Patient:
 
 
 def find_patients(source: Path) -> list[Patient]:
-    """Every RTSTRUCT below `source` with its CT series, sorted by case; a series without one is passed over, with a note."""
+    """Every RTSTRUCT below `source` with its CT series, sorted by case; series without one and other files are passed over, with notes."""
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; give the folder that holds the patients' DICOM files")
     found = survey(source)
     if not (rtstructs := found.others.get("RTSTRUCT")):
         raise DatasetError(f"{source}: no RTSTRUCT there; export the structure sets with the CT series, or check the path")
+    log_passed_over(source, {kind: paths for kind, paths in found.others.items() if kind != "RTSTRUCT"})
     pairs = _by_reference(source, [(path, *_series_of(source, path, found)) for path in rtstructs])
     drawn_on = list(dict.fromkeys(series for _, series, _ in pairs if series))
     names = dict(zip(drawn_on, case_names(source, drawn_on)))
@@ -169,7 +170,7 @@ def _notes_on(s: Structure) -> list[Note]:
         return [Note(f"'{s.name}' is left out: {s.refusal}", s.name, True)]
     if EMPTY in s.notes:
         return []
-    return [Note(f"'{s.name}': {text}", s.name, LEFT_EMPTY in text or not s.polygons) for text in s.notes]
+    return [Note(f"'{s.name}': {text}", s.name, LEFT_EMPTY in text or NO_VOXEL in text or not s.polygons) for text in s.notes]
 
 
 def tell_notes(patient: Patient, organs: Container[str]) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Collection, Iterable
+from typing import Collection, Iterable, Mapping
 
-from ..io.survey import NO_DICOM, Series, Survey, survey
+from ..io.survey import NO_DICOM, Series, survey
 
 log = logging.getLogger(__name__)
 LONGEST_NAME = 120  # bytes: with what is added for the results' files it stays below 255
@@ -23,7 +23,7 @@ def series_cases(folder: Path, taken: Collection[str] = ()) -> dict[str, tuple[P
     """
     found = survey(folder)
     if found.series:
-        _log_passed_over(folder, found)
+        log_passed_over(folder, found.others)
     names = case_names(folder, found.series, taken)
     return {name: series.files for name, series in zip(names, found.series)}
 
@@ -89,9 +89,9 @@ def numbered(names: list[str], taken: Collection[str] = ()) -> list[str]:
     return unique
 
 
-def _log_passed_over(folder: Path, found: Survey) -> None:
-    """One line for each kind of file that is no CT slice."""
-    for kind, paths in found.others.items():
+def log_passed_over(folder: Path, others: Mapping[str, tuple[Path, ...]]) -> None:
+    """One line for each kind of file that is no CT slice. others: as Survey has them."""
+    for kind, paths in others.items():
         listed = ", ".join(p.relative_to(folder).as_posix() for p in paths[:3]) + (" …" if len(paths) > 3 else "")
         what = "files that are no DICOM" if kind == NO_DICOM else f"{kind} files"
         log.info("%s: passed over %d %s: %s", folder, len(paths), what, listed)

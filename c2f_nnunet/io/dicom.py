@@ -18,9 +18,10 @@ import pydicom
 import SimpleITK as sitk
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 from pydicom.uid import (
-    UID, ImplicitVRLittleEndian, JPEG2000, JPEG2000Lossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless,
-    UncompressedTransferSyntaxes,
+    UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000, JPEG2000Lossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless,
+    RLELossless, UncompressedTransferSyntaxes,
 )  # fmt: skip
 from scipy import ndimage
 
@@ -28,18 +29,21 @@ from ..errors import ImageError
 from ..geometry import Geometry, canonical_geometry, reorientation
 from .checks import SHEAR_TOLERANCE, check_geometry, ct_values
 from .images import Image, Source, canonical_image, stated
-from .survey import find_series, read_header, reading
+from .series import PLACE_SLICES, TILT_TOLERANCE_DEGREES
+from .survey import find_series, read_dicom, read_header, reading
 
 GAP_TOLERANCE = 0.02  # of the usual gap: positions are often rounded to 0.01 mm
 DUPLICATE_MM = 0.01  # two slices nearer than this are at one place
 ASIDE_MM = 0.05  # positions of slices are rounded, in short stacks too
-TILT_TOLERANCE_DEGREES = 0.1
 AIR_HU = -1024  # what padding becomes: the usual lowest value of a CT
 _JPEG = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, JPEG2000)  # each stream begins and ends with a marker
+_SIZ, _SIGNED_AT = b"\xff\x4f\xff\x51", 42  # how a JPEG 2000 stream begins; which byte says if it is signed (ISO 15444-1, A.5.1)
 _NUMBERS = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 _REQUIRED = ("SeriesInstanceUID", "Modality", "Rows", "Columns", "RescaleSlope", "RescaleIntercept", *_NUMBERS)
 _TAGS = [*_REQUIRED, "FrameOfReferenceUID", "InstanceNumber", "NumberOfFrames", "GantryDetectorTilt", "PixelRepresentation",
          "PixelPaddingValue", "PixelPaddingRangeLimit", "PhotometricInterpretation"]
+_OVERLAY_BITS = [Tag(0x6000 + 2 * i, 0x0102) for i in range(16)]  # where overlays are kept in voxels' spare bits, as was once allowed
+_STORED = ["PixelData", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", *_OVERLAY_BITS]
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,10 @@ def _stack(place: Path, slices: list[Slice]) -> tuple[list[Slice], Geometry]:
     odd = np.flatnonzero(np.abs(gaps - usual) > GAP_TOLERANCE * usual)
     if odd.size:
         raise ImageError(f"{place}: {_listed([_gap(slices[i], slices[i + 1], gaps[i], usual) for i in odd])}; export the whole series")
+    off = np.abs(depth - np.linspace(depth[0], depth[-1], len(depth)))  # gaps that are each nearly the usual one may add up
+    if off.max() > PLACE_SLICES * usual:
+        raise ImageError(f"{place}: uneven spacing: {slices[off.argmax()]} lies {off.max():.3g} mm from its place in an even stack "
+                         f"from {slices[0]} to {slices[-1]}; export the whole series")
     _check_tilt(place, slices, normal)
     spacing = (float((depth[-1] - depth[0]) / len(gaps)), *slices[0].pixel_mm)
     direction = tuple(tuple(map(float, axis)) for axis in np.stack([normal, column, row], axis=1) + 0.0)
@@ -235,20 +243,45 @@ def _voxels(s: Slice) -> np.ndarray:
 
 
 def _check_stored(s: Slice) -> None:
-    """ImageError where the voxels are compressed in a way that is not read, or fewer than the header says: GDCM fills up without a word."""
+    """ImageError where the voxels are compressed in a way that is not read, or are not as the header says.
+
+    GDCM fills up what is missing, and cuts numbers that have more bits, without a word.
+    """
     if s.syntax not in (*UncompressedTransferSyntaxes, *_JPEG, RLELossless):
         raise ImageError(f"{s.path}: its voxels are stored as {s.syntax.name}, which is not read; export the series uncompressed")
     with reading(s.path):
-        stored = pydicom.dcmread(s.path, specific_tags=["PixelData", "BitsAllocated"])
+        stored = read_dicom(s.path, _STORED)
         if "PixelData" not in stored:
             raise ImageError(f"{s.path}: truncated or damaged: it holds no voxels; copy or export it again")
         needed = s.shape[0] * s.shape[1] * int(stored.BitsAllocated) // 8
         held = len(stored.PixelData)
         stream = get_frame(stored.PixelData, 0, number_of_frames=1).rstrip(b"\0") if s.syntax in _JPEG else b""
+        signed = stored.get("PixelRepresentation") == 1
     if s.syntax in UncompressedTransferSyntaxes and held < needed:
         raise ImageError(f"{s.path}: truncated or damaged: it holds {held} of {needed} bytes of voxels; copy or export it again")
     if s.syntax in _JPEG and (stream[:2] not in (b"\xff\xd8", b"\xff\x4f") or stream[-2:] != b"\xff\xd9"):
         raise ImageError(f"{s.path}: truncated or damaged: its {s.syntax.name} stream has no beginning or no end; copy or export it again")
+    if stream[:4] == _SIZ and stream[_SIGNED_AT] > 127 and not signed:
+        raise ImageError(f"{s.path}: its {s.syntax.name} stream holds signed numbers, but its header says unsigned; "
+                         "export the series uncompressed")
+    if s.syntax in UncompressedTransferSyntaxes:
+        _check_bits(s, stored, signed)
+
+
+def _check_bits(s: Slice, stored: pydicom.Dataset, signed: bool) -> None:
+    """ImageError where uncompressed voxels hold numbers beyond the bits that the header says they have."""
+    with reading(s.path):
+        allocated = int(stored.BitsAllocated)
+        bits = int(stored.get("BitsStored") or allocated)
+        spare = int(stored.get("HighBit", bits - 1)) + 1 - bits  # bits below the numbers', 0 but in very old files
+        if allocated not in (8, 16, 32) or not 0 < bits < allocated or spare < 0 or any(stored.get(tag) for tag in _OVERLAY_BITS):
+            return
+        order = ">" if s.syntax == ExplicitVRBigEndian else "<"
+        words = np.frombuffer(stored.PixelData, f"{order}{'i' if signed else 'u'}{allocated // 8}", s.shape[0] * s.shape[1])
+    low, high = (int(v) >> spare for v in (words.min(), words.max()))
+    if low < (-(2 ** (bits - 1)) if signed else 0) or high >= 2 ** (bits - signed):
+        raise ImageError(f"{s.path}: its voxels hold numbers from {low} to {high}, but its header says {bits} bits, "
+                         f"{'signed' if signed else 'unsigned'}; export the series again")
 
 
 def _air_for_padding(hu: np.ndarray, padding_hu: tuple[float, float] | None) -> np.ndarray:

@@ -22,7 +22,8 @@ from ..labels import LabelSet
 from . import durable
 from .images import Source
 from .rtstruct_out import NOTICE, SOFTWARE, content_digest, label_windows, new_uid
-from .series import Instance, SeriesReference, by_slice, reading
+from .series import Instance, SeriesReference, by_slice, tell_broken
+from .survey import read_dicom, reading
 
 STRUCTURE, ORGAN = Code("91723000", "SCT", "Anatomical Structure"), Code("113343008", "SCT", "Body organ structure")
 
@@ -52,6 +53,9 @@ def write_dicom_seg(
     instances = by_slice(series, source.geometry)
     digest, made = content_digest(labels, organs), made or datetime.now()
     headers = [_header(instance, series, source.geometry.spacing_mm[0]) for instance in instances]
+    with reading(instances[0].path):
+        for header in headers:  # highdicom asks for equal ones, and scanners round those of single slices
+            header.ImageOrientationPatient = headers[0].ImageOrientationPatient
     voxels = np.ascontiguousarray(from_canonical(organs.to_channels(labels), source.turn))
     content = BytesIO()
     try:
@@ -68,12 +72,13 @@ def write_dicom_seg(
     except (AttributeError, KeyError, TypeError, ValueError) as e:  # what highdicom raises for missing or odd attributes
         raise ImageError(f"{path}: no SEG can refer to the series in {instances[0].path.parent} ({e}); export the series again") from e
     durable.write_bytes(Path(path), content.getvalue())
+    tell_broken(path, series)
 
 
 def _header(instance: Instance, series: SeriesReference, gap_mm: float) -> pydicom.Dataset:
     """A slice's header with what highdicom takes from it: patient and study, empty where the series has none of it, and the gap."""
     with reading(instance.path):
-        header = pydicom.dcmread(instance.path, stop_before_pixels=True)
+        header = read_dicom(instance.path, header_only=True)
         header.SpecificCharacterSet = "ISO_IR 192"  # in which highdicom is to write the attributes
         for keyword, value in series.attributes:
             setattr(header, keyword, value)

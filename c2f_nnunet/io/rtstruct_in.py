@@ -1,14 +1,15 @@
 """RTSTRUCT in: the contours of each structure on a CT's canonical grid, and from there to masks, one structure at a time.
 
 A contour belongs to the slice that it refers to where its points, which are millimetres in the patient, lie less than a slice from it;
-otherwise the points decide. Nothing is added between contours: a slice without one is empty. Every departure from the plain case is told
-in `notes`, and what cannot be used without guessing in `refusal`.
+otherwise the points decide. Nothing is added between contours: a slice without one is empty. On a slice a contour within another is a hole,
+and one that crosses another is united with it. Every departure from the plain case is told in `notes`, and what cannot be used without
+guessing in `refusal`.
 """
 from __future__ import annotations
 
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from pydicom.errors import InvalidDicomError
 
 from ..errors import ImageError
 from ..geometry import Box, Geometry, uncrop
-from .polygons import ON_EDGE_VOXELS, fill
-from .series import SeriesReference, reading
+from .polygons import ON_EDGE_VOXELS, area_voxels, crossing, fill, repeated, window_of
+from .series import SeriesReference
+from .survey import read_dicom, reading
 
 ON_SLICE = 0.1  # of the distance between slices: what is nearer to a slice than this lies on it, rounding included
 ONE_PLANE = 0.05  # slices: contours nearer to each other than this were drawn in one plane
@@ -34,6 +36,7 @@ APART = "referring to a slice elsewhere: matched by position"
 OFF = "beside the slice referred to, by less than a slice: put on it"
 # notes that a converter tells apart from the others
 LEFT_EMPTY = "between its first and its last contour left empty"
+NO_VOXEL = "with contours larger than a voxel that hold none: left empty"
 EMPTY = "empty: it has no closed contours"
 
 
@@ -43,6 +46,7 @@ class Structure:
 
     colour: display colour, red, green and blue in 0 … 255, None where there is none. interpreted_type: such as "ORGAN" or "PTV", "" where
     there is none. notes: what the reader of a mask should know. refusal: why there is no mask of it, "" where there is one.
+    united: slice → groups of numbers of its polygons that count as one (see polygons.fill), where there are any.
     """
 
     number: int
@@ -52,6 +56,7 @@ class Structure:
     polygons: dict[int, tuple[np.ndarray, ...]]
     notes: tuple[str, ...] = ()
     refusal: str = ""
+    united: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +91,7 @@ def read_rtstruct(path: str | Path, geometry: Geometry, series: SeriesReference)
     path = Path(path)
     try:
         with reading(path):
-            return _read(path, pydicom.dcmread(path), geometry, series)
+            return _read(path, read_dicom(path), geometry, series)
     except InvalidDicomError:
         raise ImageError(f"{path}: is no DICOM file; give the RTSTRUCT of the series") from None
     except struct.error as e:  # pydicom, where a file ends within a header
@@ -96,7 +101,8 @@ def read_rtstruct(path: str | Path, geometry: Geometry, series: SeriesReference)
 def structure_mask(rtstruct: RTStruct, structure: Structure) -> tuple[np.ndarray, Box]:
     """A structure's mask (z, y, x) in a box that holds it, and the box; ImageError for a refused structure, an empty box for an empty one.
 
-    A voxel belongs to it where its centre lies inside the contours of its slice by the even-odd rule, or on one (see polygons.fill).
+    A voxel belongs to it where its centre lies inside the contours of its slice by the even-odd rule, or on one (see polygons.fill). Those
+    that cross each other count as one.
     """
     if structure.refusal:
         raise ImageError(f"{rtstruct.path}: '{structure.name}': {structure.refusal}; leave it out or draw it on this CT")
@@ -107,7 +113,7 @@ def structure_mask(rtstruct: RTStruct, structure: Structure) -> tuple[np.ndarray
     box = Box((min(structure.polygons), *map(int, low)), (max(structure.polygons) + 1, *map(int, high))).clipped(rtstruct.shape)
     mask = np.zeros(box.shape, bool)
     for z, polygons in structure.polygons.items():
-        mask[z - box.start[0]] = fill(polygons, box.start[1:], box.shape[1:])
+        mask[z - box.start[0]] = fill(polygons, box.start[1:], box.shape[1:], structure.united.get(z, ()))
     return mask, box
 
 
@@ -211,39 +217,35 @@ def _structure(plain: Structure, contours, frame: str, named: bool, geometry: Ge
 
     named: whether the file names the CT's series. depth: SOP instance UID of each slice of the CT → its fractional slice index.
     """
-
-    def made(notes, polygons=None, refusal: str = "") -> Structure:
-        return Structure(plain.number, plain.name, plain.colour, plain.interpreted_type, polygons or {}, tuple(notes), refusal)
-
     notes, others = [], Counter(c.kind for c in contours if c.kind not in CLOSED)
     notes += [f"{_count(n, 'contour')} of type {kind} {'is' if n == 1 else 'are'} passed over" for kind, n in sorted(others.items())]
-    listed = [c for c in contours if c.kind in CLOSED and len(c.points)]
-    if not listed:
-        return made([*notes, EMPTY])
-    # one that is there twice would make a hole of itself, which only those of type XOR mean
-    closed = list({i if c.kind == XOR else c.points.tobytes(): c for i, c in enumerate(listed)}.values())
-    if twice := len(listed) - len(closed):
-        notes.append(f"{_count(twice, 'contour')} there twice: taken once")
+    closed = [c for c in contours if c.kind in CLOSED and len(c.points)]
+    if not closed:
+        return replace(plain, notes=(*notes, EMPTY))
     refers = any(not depth.keys().isdisjoint(c.instances) or (named and not c.instances) for c in closed)
     if frame and ct_frame and frame != ct_frame:
         if not refers:
-            return made(notes, None, "it is drawn in another frame of reference than the CT's and does not refer to the CT")
+            why = "it is drawn in another frame of reference than the CT's and does not refer to the CT"
+            return replace(plain, notes=tuple(notes), refusal=why)
         notes.append("its frame of reference is not the CT's, but it refers to the CT")
     elif not refers and not (frame and ct_frame):
         notes.append("it names no frame of reference: taken as the CT's")
     spans = [float(np.ptp(c.points[:, 0])) for c in closed]
     if max(spans) > ON_SLICE:
         tilted = sum(span > ON_SLICE for span in spans)
-        return made(notes, None, f"{_count(tilted, 'contour')} of {len(closed)} not in the plane of the CT's axial slices "
-                                 f"(through up to {max(spans) * geometry.spacing_mm[0]:.3g} mm of them)")
-    polygons, placed = _by_slice(closed, depth, geometry.shape)
-    return made([*notes, *placed], polygons)
+        why = (f"{_count(tilted, 'contour')} of {len(closed)} not in the plane of the CT's axial slices "
+               f"(through up to {max(spans) * geometry.spacing_mm[0]:.3g} mm of them)")
+        return replace(plain, notes=tuple(notes), refusal=why)
+    kept, placed = _by_slice(closed, depth, geometry.shape)
+    polygons = {k: tuple(c.points[:, 1:] for c in members) for k, members in kept.items()}
+    united, met = _united(polygons, {k for k, members in kept.items() if any(c.kind == XOR for c in members)}, geometry.shape[1:])
+    return replace(plain, polygons=polygons, united=united, notes=(*notes, *placed, *met))
 
 
-def _by_slice(closed: list[_Contour], depth: dict[str, float], shape) -> tuple[dict[int, tuple[np.ndarray, ...]], list[str]]:
-    """Slice → polygons (row, column), and notes. Of several planes of contours at one slice, the nearest is taken.
+def _by_slice(closed: list[_Contour], depth: dict[str, float], shape) -> tuple[dict[int, list[_Contour]], list[str]]:
+    """Slice → its contours, each once, and notes. Of several planes of contours at one slice, the nearest is taken.
 
-    Contours of two planes must not be filled together: one inside another would make a hole.
+    Contours of two planes must not be filled together: one inside another would make a hole. So would one that is there twice.
     """
     z = np.array([np.median(c.points[:, 0]) for c in closed])
     plane, number, first = np.empty(len(z), int), -1, -np.inf
@@ -257,21 +259,43 @@ def _by_slice(closed: list[_Contour], depth: dict[str, float], shape) -> tuple[d
     for i, k in enumerate(slices):
         if 0 <= k < shape[0]:
             planes.setdefault(k, {}).setdefault(plane[i], []).append(i)
-    kept = {k: min(here.values(), key=lambda members: abs(z[members[0]] - k)) for k, here in sorted(planes.items())}
     inside = [i for here in planes.values() for members in here.values() for i in members]
-    polygons = {k: tuple(closed[i].points[:, 1:] for i in members) for k, members in kept.items()}
-    drawn = [polygon for members in polygons.values() for polygon in members]
+    nearest = {k: min(here.values(), key=lambda members: abs(z[members[0]] - k)) for k, here in sorted(planes.items())}
+    kept = {k: _once([closed[i] for i in members]) for k, members in nearest.items()}
+    taken, drawn = sum(map(len, nearest.values())), [c.points[:, 1:] for members in kept.values() for c in members]
     edge = np.array(shape[1:]) - 0.5
     told = [(found_by.count(how), how) for how in (BARE, FOREIGN, APART, OFF)]
     told += [(len(closed) - len(inside), "above or below the CT: left out"),
              (sum(found_by[i] in (BARE, FOREIGN, APART) and abs(z[i] - slices[i]) > ON_SLICE for i in inside),
               "between slices: put on the nearest"),
-             (len(inside) - len(drawn), "at a slice that has nearer ones: left out"),
+             (len(inside) - taken, "at a slice that has nearer ones: left out"),
+             (taken - len(drawn), "there twice: taken once"),
              (sum(bool((p < -0.5).any() or (p > edge).any()) for p in drawn), "reaching beyond the CT's edge: cut there"),
              (sum(len(p) < 3 for p in drawn), "of one or two points: voxels under them only")]
     gap = max(kept) - min(kept) + 1 - len(kept) if kept else 0
     notes = [f"{_count(n, 'contour')} {what}" for n, what in told if n]
-    return polygons, notes + ([f"{_count(gap, 'slice')} {LEFT_EMPTY}"] if gap else [])
+    return kept, notes + ([f"{_count(gap, 'slice')} {LEFT_EMPTY}"] if gap else [])
+
+
+def _once(contours: list[_Contour]) -> list[_Contour]:
+    """The contours of a plane without those that are there twice; those of type XOR mean it, and stay."""
+    others = [c for c in contours if c.kind != XOR]
+    twice = {id(others[i]) for i in repeated([c.points[:, 1:] for c in others])} if len(others) > 1 else ()
+    return [c for c in contours if id(c) not in twice]
+
+
+def _united(polygons: dict[int, tuple[np.ndarray, ...]], even_odd: set[int], shape) -> tuple[dict[int, list[tuple[int, ...]]], list[str]]:
+    """Structure.united, but for the slices that are meant to be `even_odd`, and notes. shape: of a slice (rows, columns)."""
+    united, over, empty = {}, 0, 0
+    for k, drawn in polygons.items():
+        groups, edges = crossing(drawn, shape) if k not in even_odd else ([], 0)
+        united |= {k: groups} if groups else {}
+        over += edges
+        empty += max(map(area_voxels, drawn)) > 1 and not fill(drawn, *window_of(np.concatenate(drawn), shape), groups).any()
+    told = [(sum(len(group) for groups in united.values() for group in groups), "contour", "crossing each other: united"),
+            (over, "contour", "over the edge of the one around, by a voxel at most: taken as a hole"),
+            (empty, "slice", NO_VOXEL)]
+    return united, [f"{_count(n, thing)} {what}" for n, thing, what in told if n]
 
 
 def _slice_of(z: float, instances: tuple[str, ...], depth: dict[str, float]) -> tuple[int, str]:

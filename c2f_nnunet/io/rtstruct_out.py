@@ -11,6 +11,7 @@ Reference besides. Choices that planning systems depend on:
 from __future__ import annotations
 
 import hashlib
+import warnings
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -31,7 +32,7 @@ from ..labels import LabelSet
 from . import durable
 from .images import Source
 from .polygons import trace
-from .series import Instance, SeriesReference, by_slice
+from .series import Instance, SeriesReference, axial_slices, tell_broken
 
 NOTICE = "AI-generated, not for clinical use without review"  # 49 characters, of the 64 that names and descriptions (LO) may have
 SHORT_NOTICE = "AI, not reviewed"  # the label is what lists of structure sets show: 16 characters, as many as an SH may have
@@ -51,13 +52,16 @@ def write_rtstruct(
     """
     windows = label_windows(path, labels, organs, source)
     geometry, made = canonical_geometry(source.geometry, source.turn), made or datetime.now()
-    instances = by_slice(series, geometry)
-    dataset = _head(series, made, content_digest(labels, organs))
-    _structure_set(dataset, series, instances, made)
-    _add_structures(dataset, labels, windows, organs, geometry, series.frame, instances)
+    instances = axial_slices(series, geometry)
     content = BytesIO()
-    pydicom.dcmwrite(content, dataset, enforce_file_format=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the series' identifiers that break a rule, which are copied as they are
+        dataset = _head(series, made, content_digest(labels, organs))
+        _structure_set(dataset, series, instances, made)
+        _add_structures(dataset, labels, windows, organs, geometry, series.frame, instances)
+        pydicom.dcmwrite(content, dataset, enforce_file_format=True)
     durable.write_bytes(Path(path), content.getvalue())
+    tell_broken(path, series)
 
 
 def label_windows(path: str | Path, labels: np.ndarray, organs: LabelSet, source: Source) -> dict[int, tuple[slice, slice, slice]]:

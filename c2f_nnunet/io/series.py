@@ -4,6 +4,7 @@ RTSTRUCT and SEG refer to these. Images carry none of it, so that what names a p
 """
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
@@ -19,6 +20,8 @@ from ..errors import ImageError
 from ..geometry import Geometry
 from .survey import read_header, reading
 
+log = logging.getLogger(__name__)
+TILT_TOLERANCE_DEGREES = 0.1  # directions are rounded
 PLACE_SLICES = 0.1  # how far from a slice of the grid, in slices, a file may lie and still be that slice
 COPIED = (  # the attributes that every object of a patient and study shares: type 1 and 2 of PS3.3 C.7.1.1 and C.7.2.1, and the description
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID",
@@ -42,7 +45,7 @@ class Instance:
 class SeriesReference:
     """A series as other DICOM objects refer to it. frame: frame of reference UID, "" where there is none.
 
-    attributes: (keyword, value) of COPIED; the value is "" where it is missing or breaks the rules of its type.
+    attributes: (keyword, value) of COPIED; the value is "" where it is missing or breaks the rules of its type, as `broken` ones do.
     """
 
     study: str
@@ -50,6 +53,7 @@ class SeriesReference:
     frame: str
     attributes: tuple[tuple[str, str], ...]
     instances: tuple[Instance, ...]
+    broken: tuple[str, ...] = ()
 
 
 def series_reference(files: Iterable[str | Path]) -> SeriesReference:
@@ -68,9 +72,17 @@ def series_reference(files: Iterable[str | Path]) -> SeriesReference:
                 raise ImageError(f"{other}: its position {position} is damaged; export it again")
             instances.append(Instance(other, str(header.SOPClassUID), str(header.SOPInstanceUID), position))
     with reading(path):
-        attributes = tuple((keyword, _text(first, keyword)) for keyword in COPIED)
+        texts = {keyword: _text(first, keyword) for keyword in COPIED}
+        attributes, broken = tuple((k, text or "") for k, text in texts.items()), tuple(k for k, text in texts.items() if text is None)
         frame = str(first.get("FrameOfReferenceUID") or "")
-        return SeriesReference(str(first.StudyInstanceUID), str(first.SeriesInstanceUID), frame, attributes, tuple(instances))
+        return SeriesReference(str(first.StudyInstanceUID), str(first.SeriesInstanceUID), frame, attributes, tuple(instances), broken)
+
+
+def tell_broken(path: str | Path, series: SeriesReference) -> None:
+    """Warn of the attributes that are empty in a file which refers to the series. By name alone: their values name a patient."""
+    if series.broken:
+        log.warning("%s: %s of the CT: not as DICOM wants it, so left empty here; mend it in the CT's files, or enter it where this file is "
+                    "imported", path, ", ".join(series.broken))
 
 
 def by_slice(series: SeriesReference, geometry: Geometry) -> tuple[Instance, ...]:
@@ -95,6 +107,16 @@ def by_slice(series: SeriesReference, geometry: Geometry) -> tuple[Instance, ...
     return tuple(series.instances[i] for i in order)
 
 
+def axial_slices(series: SeriesReference, geometry: Geometry) -> tuple[Instance, ...]:
+    """`by_slice` of a canonical grid whose slices are axial, in which alone contours of an RTSTRUCT lie; else ImageError."""
+    upright = abs(geometry.direction[2][0])  # how much of the slices' normal goes along the patient
+    if upright < np.cos(np.radians(TILT_TOLERANCE_DEGREES)):
+        tilt = np.degrees(np.arccos(upright))
+        raise ImageError(f"{series.instances[0].path.parent}: its slices are tilted by {tilt:.2g}° from axial ones, and an RTSTRUCT holds "
+                         "contours in axial planes only; leave it out, or give an axial reconstruction")
+    return by_slice(series, geometry)
+
+
 def _read(path: Path) -> pydicom.Dataset:
     try:
         header = read_header(path, _TAGS)
@@ -107,12 +129,12 @@ def _read(path: Path) -> pydicom.Dataset:
     return header
 
 
-def _text(header: pydicom.Dataset, keyword: str) -> str:
-    """An attribute as text, "" where it is missing, of several values, or breaks its type's rules as some anonymisers' do."""
+def _text(header: pydicom.Dataset, keyword: str) -> str | None:
+    """An attribute as text, "" where it is missing; None where it has several values or breaks its type's rules, as some anonymisers' do."""
     value = header.get(keyword)
-    text = "" if value is None or isinstance(value, MultiValue) else str(value)
+    text = "" if value is None else str(value)
     try:
         validate_value(dictionary_VR(keyword), text, pydicom.config.RAISE)
     except ValueError:
-        return ""
-    return text
+        return None
+    return None if isinstance(value, MultiValue) else text

@@ -19,6 +19,7 @@ from ..errors import ImageError
 from .images import IMAGE_ENDINGS, stated
 
 NO_DICOM = "no DICOM"
+PREAMBLE = 132  # bytes before a DICOM file's elements: 128 of any content, and "DICM"
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _ABOUT = ("SeriesInstanceUID", "PatientID", "FrameOfReferenceUID")
@@ -42,8 +43,9 @@ class Series:
 class Survey:
     """What lies in a folder: its CT series, and by kind ("RTSTRUCT", "CT localiser", NO_DICOM, …) the files beside them.
 
-    damaged: DICOM file → why its header cannot be read. Such a file may belong to any series of its folder, and is
-    listed in each of them so that reading these refuses it by name; where there is none, in a series of its own.
+    damaged: DICOM file → why its header cannot be read; what lies beside slices, ends as they do and is emptied counts as one. Such a
+    file may belong to any series of its folder, and is listed in each of them so that reading these refuses it by name; where there is
+    none, in a series of its own.
     """
 
     series: tuple[Series, ...]
@@ -68,6 +70,12 @@ def survey(folder: str | Path) -> Survey:
             about.setdefault(uid, texts)
         else:
             others[kind].append(path)
+    like_slices = {(path.parent, _ending(path)) for files in slices.values() for path in files}
+    no_dicom = others.pop(NO_DICOM, [])
+    emptied = [path for path in no_dicom if (path.parent, _ending(path)) in like_slices and _is_emptied(path)]
+    damaged |= {path: str(_no_dicom_error(path)) for path in emptied}
+    if kept := [path for path in no_dicom if path not in damaged]:
+        others[NO_DICOM] = kept
     alone = defaultdict(list)
     for path in damaged:
         beside = [slices[uid] for uid in uids_in.get(path.parent, ())]
@@ -120,11 +128,35 @@ def reading(path: Path):
         raise ImageError(f"{path}: its DICOM header is damaged ({type(e).__name__}); export the series again") from e
 
 
+def read_dicom(path: Path, tags: list[str] | None = None, header_only: bool = False) -> pydicom.Dataset:
+    """A file by pydicom, also one without the 128 bytes and "DICM" before its elements, as older systems write them.
+
+    tags: the attributes to read (default: all). InvalidDicomError where it is no DICOM; other errors are for `reading` to state.
+    """
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=header_only, specific_tags=tags)
+    except InvalidDicomError:
+        if not _begins_with_element(path):
+            raise
+    dataset = pydicom.dcmread(path, stop_before_pixels=header_only, specific_tags=tags and [*tags, "SOPClassUID"], force=True)
+    if not dataset.get("SOPClassUID"):
+        raise InvalidDicomError(f"{path} says nothing of what it is")
+    return dataset
+
+
+def _begins_with_element(path: Path) -> bool:
+    """Whether a file's first bytes are the head of an element of group 0002, or of 0008, the first one of most objects."""
+    with open(path, "rb") as f:
+        head = f.read(8)
+    explicit, implicit = head[4:6].isupper(), head[6:] == b"\0\0"  # a VR of two letters, or a length below 64 kB
+    return head[3:4] == b"\0" and (head[:2] == b"\x08\0" and (explicit or implicit) or head[:2] == b"\x02\0" and explicit)
+
+
 def read_header(path: Path, tags: list[str] | None = None) -> pydicom.Dataset:
     """A file's header without the voxels. InvalidDicomError where it is no DICOM at all, ImageError where it is damaged or refers to a
     file outside of its folder."""
     with reading(path):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags and [*tags, *_REFERRING])
+        header = read_dicom(path, tags and [*tags, *_REFERRING], header_only=True)
         outside = _outside(header)
     if outside:
         raise ImageError(f"{path}: refers to a file outside of its folder ({outside}); do not trust this export, or remove the file")
@@ -141,6 +173,22 @@ def _outside(header: pydicom.Dataset) -> str:
     return ""
 
 
+def _no_dicom_error(path: Path) -> ImageError:
+    return ImageError(f"{path}: is no DICOM file; copy or export it again, or remove it")
+
+
+def _ending(path: Path) -> str:
+    """The file's ending, "" for none: a number is a part of a UID or counts the slices."""
+    return "" if path.suffix[1:].isdigit() else path.suffix.lower()
+
+
+def _is_emptied(path: Path) -> bool:
+    """Whether a file is shorter than a DICOM file's preamble, or has nothing in its place, as copies that failed have."""
+    with open(path, "rb") as f:
+        begin = f.read(PREAMBLE)
+    return len(begin) < PREAMBLE or not any(begin)
+
+
 def _kind(path: Path) -> tuple[str, str, str, str]:
     """(kind, and as texts the tags of _ABOUT); kind: "CT" for a slice, else a modality, a class of objects or NO_DICOM.
 
@@ -149,8 +197,8 @@ def _kind(path: Path) -> tuple[str, str, str, str]:
     try:
         header = read_header(path, _TAGS)
     except InvalidDicomError:
-        if path.suffix.lower() in DICOM_ENDINGS:  # an emptied or overwritten slice must not pass unseen
-            raise ImageError(f"{path}: is no DICOM file; copy or export it again, or remove it") from None
+        if _ending(path) in DICOM_ENDINGS:  # an emptied or overwritten slice must not pass unseen
+            raise _no_dicom_error(path) from None
         return NO_DICOM, "", "", ""
     with reading(path):
         storage = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")

@@ -25,7 +25,7 @@ from ..io.dicom_seg import require_highdicom, write_dicom_seg
 from ..io.images import IMAGE_ENDINGS, Image, write_label
 from ..io.rtstruct_out import write_rtstruct
 from ..io.scans import Scan, is_series, place_of, read_scan, scan_grid, scan_sha256
-from ..io.series import SeriesReference, by_slice, series_reference
+from ..io.series import SeriesReference, axial_slices, by_slice, series_reference
 from ..labels import LabelSet
 from ..tg263 import standard_names
 from .checking import checks_of
@@ -259,7 +259,10 @@ def _reference(case: Case, image: Image, options: PredictOptions) -> SeriesRefer
     if not {"rtstruct", "dicom_seg"}.intersection(options.extras):
         return None
     series = series_reference(case.image)
-    by_slice(series, image.geometry if options.rtstruct else image.source.geometry)
+    if options.rtstruct:
+        axial_slices(series, image.geometry)
+    else:  # a SEG may have slices of any direction
+        by_slice(series, image.source.geometry)
     return series
 
 

@@ -263,6 +263,7 @@ def test_series_without_an_rtstruct_and_other_files_are_passed_over(clinic, run)
     series(clinic / "C" / "follow-up", 8)
     (clinic / "notes.txt").write_text("no DICOM " * 50)
     code, _, told = run(clinic)
+    assert "passed over 1 files that are no DICOM: notes.txt" in told and "RTSTRUCT files" not in told
     assert code == 0 and f"1 CT series without an RTSTRUCT are passed over, in {clinic / 'C' / 'follow-up'}" in told
     assert sorted(known(verified(run.folder))) == ["A", "B", "C"]
 

@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
-    UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless,
-    JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid,
+    UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian,
+    JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid,
 )  # fmt: skip
 
 from c2f_nnunet.errors import ImageError
@@ -51,6 +51,13 @@ def slice_file(folder, k, syntax=ExplicitVRLittleEndian, **tags):
     header.file_meta.MediaStorageSOPClassUID, header.file_meta.MediaStorageSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
     path = folder / f"{tags.get('name', f'CT{k:03}')}.dcm"
     header.save_as(path, enforce_file_format=True)
+    return path
+
+
+def without_preamble(path, from_group=8):
+    """The file cut to its elements, from the first one of group 0002 or 0008 on."""
+    content = path.read_bytes()
+    path.write_bytes(content[132 if from_group == 2 else content.index(b"\x08\0\x16\0") :])
     return path
 
 
@@ -217,15 +224,15 @@ def test_without_padding_no_value_is_touched(folder):
     np.testing.assert_array_equal(read_series(folder).array[3], values)
 
 
-def compressed(hu, compressor) -> tuple[bytes, UID]:
-    """(PixelData, transfer syntax) of signed values (rows, columns), as SimpleITK's writer compresses them."""
+def compressed(hu, compressor, dtype=np.int16) -> tuple[bytes, UID]:
+    """(PixelData, transfer syntax) of values (rows, columns), as SimpleITK's writer compresses them."""
     writer = sitk.ImageFileWriter()
     writer.SetImageIO("GDCMImageIO")
     writer.UseCompressionOn()
     writer.SetCompressor(compressor)
     with tempfile.TemporaryDirectory() as folder:
         writer.SetFileName(f"{folder}/one.dcm")
-        writer.Execute(sitk.GetImageFromArray(hu[None].astype(np.int16)))
+        writer.Execute(sitk.GetImageFromArray(hu[None].astype(dtype)))
         written = pydicom.dcmread(f"{folder}/one.dcm")
         return written.PixelData, written.file_meta.TransferSyntaxUID
 
@@ -328,12 +335,69 @@ def test_other_uncompressed_files(folder, syntax):
     np.testing.assert_array_equal(read_series(folder).array, VOXELS - 1024)
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("from_group", [2, 8])
+def test_files_without_a_preamble(folder, syntax, from_group):
+    for path in whole(folder, syntax=syntax):
+        without_preamble(path, from_group)
+    np.testing.assert_array_equal(read_series(folder).array, VOXELS - 1024)
+
+
 @pytest.mark.parametrize("signed", [0, 1])
 def test_twelve_bits_in_sixteen(folder, signed):
     stored = VOXELS * 100 - 1000 * signed
     for k in range(4):
         slice_file(folder, k, BitsStored=12, HighBit=11, PixelRepresentation=signed, PixelData=stored[k].astype(np.int16).tobytes())
     np.testing.assert_array_equal(read_series(folder).array, stored - 1024)
+
+
+@pytest.mark.parametrize("value, signed, told", [
+    (5000, 0, "from 0 to 5000, but its header says 12 bits, unsigned"),  # 904 for GDCM
+    (4096, 0, "from 0 to 4096, but its header says 12 bits, unsigned"),
+    (65531, 0, "from 0 to 65531, but its header says 12 bits, unsigned"),
+    (2048, 1, "from 0 to 2048, but its header says 12 bits, signed"),
+    (-2049, 1, "from -2049 to 17, but its header says 12 bits, signed"),
+    (4095, 0, ""), (2047, 1, ""), (-2048, 1, ""),
+])  # fmt: skip
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_numbers_beyond_the_bits_stored(folder, value, signed, told, syntax):
+    whole(folder, BitsStored=12, HighBit=11, PixelRepresentation=signed, syntax=syntax, PixelData=in_order(VOXELS[1], syntax))
+    stored = VOXELS[2].copy()
+    stored[1, 1], stored[0, 0] = value, 0
+    slice_file(folder, 2, syntax, BitsStored=12, HighBit=11, PixelRepresentation=signed, PixelData=in_order(stored, syntax))
+    if told:
+        refused(folder, f"CT002.dcm: its voxels hold numbers {told}; export the series again")
+    else:
+        np.testing.assert_array_equal(read_series(folder).array[2], stored - 1024)
+
+
+def in_order(stored, syntax) -> bytes:
+    """PixelData of 16 bits in a transfer syntax's order of bytes."""
+    return (stored & 65535).astype(">u2" if syntax == ExplicitVRBigEndian else "<u2").tobytes()
+
+
+def test_overlays_in_the_voxels_spare_bits_are_no_numbers(folder):
+    overlay = {"BitsStored": 12, "HighBit": 11, "PixelData": (VOXELS[1] + 4096 * (VOXELS[1] % 2)).astype(np.uint16).tobytes()}
+    whole(folder, **overlay)
+    refused(folder, "CT000.dcm: its voxels hold numbers from 6 to 4107, but its header says 12 bits, unsigned")  # 7 + 4096 is in between
+    whole(folder, **overlay, where=pydicom.DataElement(0x60000102, "US", 12))
+    np.testing.assert_array_equal(read_series(folder).array[3], VOXELS[1] - 1024)
+
+
+def test_a_signed_stream_under_a_header_that_says_unsigned(folder):
+    stored_as(folder, "JPEG2000")
+    files = sorted(folder.iterdir())
+    header = pydicom.dcmread(files[1])
+    header.PixelRepresentation = 0
+    header.save_as(files[1])
+    refused(folder, "CT001.dcm: its JPEG 2000 .* stream holds signed numbers, but its header says unsigned; export the series uncompressed")
+
+
+def test_an_unsigned_stream_under_a_header_that_says_signed(folder):
+    """GDCM reads these right."""
+    data, syntax = compressed(SMOOTH, "JPEG2000", np.uint16)
+    whole(folder, syntax=syntax, Rows=64, Columns=48, PixelRepresentation=1, RescaleIntercept=0, PixelData=data)
+    np.testing.assert_array_equal(read_series(folder).array[1], SMOOTH)
 
 
 # Broken series: each sentence names the slices
@@ -364,6 +428,20 @@ def test_positions_rounded_to_hundredths_are_even(folder):
     for k in range(4):
         slice_file(folder, k, ImagePositionPatient=[10, -20, round(k * 0.625, 2)])
     assert read_series(folder).geometry.spacing_mm[0] == pytest.approx(0.625, abs=0.01)
+
+
+def test_gaps_that_drift(folder):
+    """30 gaps of 3 mm and 30 of 3.05 mm, each within 2 % of the usual one: half-way the slices are 0.75 mm from the even stack's."""
+    for k in range(61):
+        slice_file(folder, k, ImagePositionPatient=[10, -20, 3 * k + 0.05 * max(k - 30, 0)])
+    refused(folder, "uneven spacing: CT030.dcm lies 0.75 mm from its place in an even stack from CT000.dcm to CT060.dcm; export the whole")
+
+
+@pytest.mark.parametrize("gap, start, decimals", [(0.625, 0.0, 2), (0.625, 0.004, 2), (2.5, 0.04, 1), (1.25, 0.003, 2), (2.9999, 0.0, 1)])
+def test_rounded_positions_do_not_drift(folder, gap, start, decimals):
+    for k in range(60):
+        slice_file(folder, k, ImagePositionPatient=[10, -20, round(start + k * gap, decimals)])
+    assert series_geometry(folder).spacing_mm[0] == pytest.approx(gap, abs=1e-3)
 
 
 def test_duplicates(folder):

@@ -8,12 +8,14 @@ import pytest
 
 from c2f_nnunet.errors import ImageError
 from c2f_nnunet.geometry import to_canonical
+from c2f_nnunet.io.dicom import read_series
 from c2f_nnunet.io.dicom_seg import write_dicom_seg
 from c2f_nnunet.io.rtstruct_out import NOTICE
 from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
 from tests.io.dicom_rules import broken_rules, dciodvfy
-from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, scan
+from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, Scan, scan
+from tests.io.test_dicom import without_preamble
 
 ORGANS = LabelSet(("BrainStem", "Parotid_L", "Parotid_R"), (1, 3, 7))
 MADE = datetime(2026, 3, 4, 15, 16, 17)
@@ -39,7 +41,9 @@ def read_back(path, made, highdicom):
     return {name: to_canonical(frames[..., n - 1], made.image.source.turn) > 0 for n, name in names.items()}
 
 
-@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0), (1, 0, 0, 0, -1, 0), (1, 0, 0, 0, 0, -1)])
+@pytest.mark.parametrize("orientation", [  # the last is tilted
+    (1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0), (1, 0, 0, 0, -1, 0), (1, 0, 0, 0, 0, -1), (1, 0, 0, 0, 0.8, -0.6),
+])  # fmt: skip
 def test_masks_come_back(tmp_path, highdicom, orientation):
     made = scan(tmp_path / "ct", shape=(20, 20, 24), orientation=orientation)
     labels = label_map(made.image.array.shape)
@@ -73,6 +77,28 @@ def test_the_slices_lie_as_far_apart_as_their_positions_say(tmp_path, highdicom)
     assert (measures.SpacingBetweenSlices, *measures.PixelSpacing) == (3.0, 1.25, 0.8)
 
 
+def test_a_series_of_files_without_a_preamble(tmp_path, highdicom):
+    made = scan(tmp_path / "ct")
+    for path in made.files:
+        without_preamble(path)
+    labels = label_map((6, 20, 24))
+    write_dicom_seg(tmp_path / "seg.dcm", labels, ORGANS, made.image.source, made.series, MADE)
+    np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", made, highdicom)["BrainStem"], labels == 1)
+
+
+def test_directions_that_differ_in_rounding_among_the_slices(tmp_path, highdicom):
+    made = scan(tmp_path / "ct")
+    for k, path in enumerate(made.files):
+        header = pydicom.dcmread(path)
+        header.ImageOrientationPatient = [1, f"{1e-6 * k:.6f}", 0, f"{-1e-6 * k:.6f}", 1, 0]
+        header.save_as(path)
+    made = Scan(made.files, read_series(made.files), series_reference(made.files))
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", made, highdicom)["Parotid_L"], label_map((6, 20, 24)) == 3)
+    orientation = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+    assert orientation.ImageOrientationPatient == [1, 0, 0, 0, 1, 0]
+
+
 def test_a_label_map_without_organs_and_a_series_without_a_patient(tmp_path, highdicom):
     made = scan(tmp_path / "ct", PatientSex="X", PatientBirthDate="", StudyDate="", StudyTime="")
     write_dicom_seg(tmp_path / "seg.dcm", np.zeros((6, 20, 24), np.uint8), ORGANS, made.image.source, made.series, MADE)
@@ -86,6 +112,14 @@ def test_values_of_the_series_that_break_a_rule_are_copied_without_a_word(tmp_pa
     with pydicom.config.disable_value_validation():
         dataset = pydicom.dcmread(tmp_path / "seg.dcm")
         assert (dataset.PatientAge, dataset.PatientComments) == ("45", "Grüße")
+
+
+def test_values_that_are_left_empty_are_told(tmp_path, highdicom, caplog):
+    with pydicom.config.disable_value_validation():
+        made = scan(tmp_path / "ct", PatientID="1" * 65)
+    write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
+    assert pydicom.dcmread(tmp_path / "seg.dcm").PatientID == ""
+    assert [said for said in caplog.messages if said.startswith(f"{tmp_path / 'seg.dcm'}: PatientID of the CT: not as DICOM wants it")]
 
 
 # The standard's rules

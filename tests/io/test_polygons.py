@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as arrays
 from skimage.draw import polygon2mask
 from skimage.measure import points_in_poly
 
-from c2f_nnunet.io.polygons import KEYHOLE_VOXELS, fill, trace
+from c2f_nnunet.io.polygons import KEYHOLE_VOXELS, area_voxels, crossing, fill, repeated, trace, window_of
 
 SQUARE = np.array([[1.5, 1.5], [1.5, 4.5], [4.5, 4.5], [4.5, 1.5]])  # around the centres 2, 3, 4
 
@@ -99,6 +99,104 @@ def distance_to(points, a, b):
     return np.linalg.norm(points - (a + part[:, None] * (b - a)), axis=1)
 
 
+# How polygons lie to each other
+
+
+def box(top, left, bottom, right):
+    return np.array([[top, left], [top, right], [bottom, right], [bottom, left]], float)
+
+
+KEYHOLED = np.array([[9, 0.5], [0.5, 0.5], [0.5, 15.5], [15.5, 15.5], [15.5, 0.5], [9, 0.5],  # 15 × 15 with a hole of 7 × 7
+                     [9, 4.5], [11.5, 4.5], [11.5, 11.5], [4.5, 11.5], [4.5, 4.5], [9, 4.5]])  # fmt: skip
+BIG = box(0.5, 0.5, 15.5, 15.5)
+
+
+@pytest.mark.parametrize("polygons, groups, over", [
+    ([box(0.5, 0.5, 5.5, 5.5), box(3.5, 3.5, 8.5, 8.5)], [(0, 1)], 0),
+    ([box(0.5, 0.5, 5.5, 5.5), box(1.5, 1.5, 6.5, 6.5)], [(0, 1)], 0),  # by a voxel, but neither lies in the other
+    ([box(0.5, 0.5, 5.5, 5.5), box(2.5, -0.5, 3.5, 9.5)], [(0, 1)], 0),  # a cross
+    ([box(0.5, 0.5, 5.5, 5.5), box(3.5, 3.5, 8.5, 8.5), box(10.5, 0.5, 12.5, 2.5), box(7.5, 7.5, 12.5, 12.5)], [(0, 1, 3)], 0),  # a chain
+    ([BIG, box(3.5, 3.5, 8.5, 8.5), box(6.5, 6.5, 12.5, 12.5)], [(1, 2)], 0),  # two holes
+    ([BIG, box(3.5, 3.5, 8.5, 8.5)], [], 0),  # a hole
+    ([box(0.5, 0.5, 5.5, 5.5), box(6.5, 0.5, 9.5, 5.5)], [], 0),  # apart
+    ([box(0.5, 0.5, 5.5, 5.5), box(5.5, 0.5, 9.5, 5.5)], [], 0),  # neighbours, of one edge
+    ([box(0.5, 0.5, 5.5, 5.5), box(5.495, 0.5, 9.5, 5.5)], [], 0),  # rounded
+    ([box(1, 1, 5, 5), box(5, 1, 9, 5)], [], 0),  # through one line of centres, as OpenCV draws them
+    ([BIG, box(3, 3, 6, 6), box(6, 3, 9, 6)], [], 0),  # as two holes with a wall of one voxel are drawn by it
+    ([BIG, box(0.5, 3.5, 5.5, 8.5)], [], 0),  # a hole that touches the edge
+    ([BIG, box(0.3, 3.5, 5.5, 8.5)], [], 0),  # or reaches over it by less than any voxel shows
+    ([BIG, box(11.5, 3.5, 16.2, 8.5)], [], 1),  # by a voxel: 5 of them, and 200 are left around
+    ([BIG, box(11.5, 3.5, 17.2, 8.5)], [(0, 1)], 0),  # by two
+    ([KEYHOLED, box(6.5, 6.5, 8.5, 8.5)], [], 0),  # an island in the hole of a keyhole
+    ([KEYHOLED, box(4.5, 4.5, 11.5, 11.5)], [], 0),  # what fills the hole
+    ([KEYHOLED, box(12.5, 4.5, 14.5, 9.5)], [], 0),  # a hole in what is around it
+    ([KEYHOLED, box(8.5, 1.5, 12.5, 7.5)], [(0, 1)], 0),  # across the keyhole and into the hole
+    ([np.array([[3.0, 4.0]]), BIG, box(3, 2, 3, 9)], [], 0),  # a point and a line
+    ([BIG], [], 0),
+    ([], [], 0),
+])  # fmt: skip
+def test_polygons_that_cross(polygons, groups, over):
+    assert crossing(polygons, (20, 20)) == (groups, over)
+    turned = [polygon[::-1] for polygon in reversed(polygons)]
+    assert crossing(turned, (20, 20)) == ([tuple(len(polygons) - 1 - i for i in reversed(group)) for group in groups], over)
+
+
+def test_polygons_that_cross_count_as_one():
+    a, b, hole = box(0.5, 0.5, 5.5, 5.5), box(3.5, 3.5, 8.5, 8.5), box(1.5, 1.5, 2.5, 2.5)
+    shape, both = (10, 10), block(slice(1, 6), slice(1, 6), (10, 10)) | block(slice(4, 9), slice(4, 9), (10, 10))
+    np.testing.assert_array_equal(fill([a, b], (0, 0), shape, [(0, 1)]), both)
+    np.testing.assert_array_equal(fill([a, b], (0, 0), shape), both & ~block([4, 4, 5, 5], [4, 5, 4, 5], shape))
+    np.testing.assert_array_equal(fill([a, hole, b], (0, 0), shape, [(0, 2)]), both & ~block(2, 2, shape))
+    np.testing.assert_array_equal(fill([a, b], (3, 2), (4, 5), [(0, 1)]), both[3:7, 2:7])
+    outer = box(-0.5, -0.5, 9.5, 9.5)
+    np.testing.assert_array_equal(fill([a, outer, b], (0, 0), shape, [(0, 2)]), ~both)  # holes
+
+
+def test_edges_within_polygons_that_count_as_one_are_no_voxels_of_a_hole():
+    """They run through centres, which belong to what is around the hole only where they are its rim."""
+    outer, a, b = box(-0.5, -0.5, 9.5, 9.5), box(1, 1, 5, 5), box(3, 3, 8, 8)
+    expected = ~(block(slice(2, 5), slice(2, 5), (10, 10)) | block(slice(4, 8), slice(4, 8), (10, 10)))
+    expected[[3, 4], [4, 3]] = False  # on the rim of one, inside of the other
+    expected[3, 3] = False
+    np.testing.assert_array_equal(fill([outer, a, b], (0, 0), (10, 10), [(1, 2)]), expected)
+
+
+ANGLE = np.arange(30) / 30 * 2 * np.pi
+CURVE = 8 + np.stack([5 * np.sin(ANGLE), 5 * np.cos(ANGLE)], axis=1)
+
+
+@pytest.mark.parametrize("other, same", [
+    (CURVE, True),
+    (np.roll(CURVE, 7, axis=0), True),  # another first point
+    (CURVE[::-1], True),  # the other way round
+    (CURVE[[*range(30), 0]], True),  # its first point again at its end
+    (np.repeat(CURVE, 2, axis=0), True),
+    (np.round(CURVE, 1), True),
+    (np.stack([CURVE, (CURVE + np.roll(CURVE, -1, axis=0)) / 2], 1).reshape(-1, 2), True),  # with points between
+    (CURVE + 0.3, False),
+    (8 + (CURVE - 8) * 0.95, False),  # the inner side of a wall of a quarter of a voxel
+    (CURVE[:20], False),
+    (CURVE[:1], False),
+])  # fmt: skip
+def test_a_polygon_that_is_there_twice(other, same):
+    assert repeated([CURVE, other]) == repeated([other, CURVE]) == ({1} if same else set())
+    assert repeated([SQUARE, CURVE, SQUARE, other, CURVE]) == ({2, 3, 4} if same else {2, 4})
+
+
+def test_the_window_of_points():
+    assert window_of(SQUARE, (8, 8)) == ((1, 1), (5, 5))
+    assert window_of(SQUARE, (8, 3)) == ((1, 1), (5, 2))
+    assert window_of(SQUARE - 4, (8, 8)) == ((0, 0), (2, 2))
+    assert window_of(SQUARE + 40, (8, 8))[1] == window_of(SQUARE - 40, (8, 8))[1] == (0, 0)
+    assert window_of(SQUARE, (8, 8), 1.0) == ((0, 0), (7, 7))
+
+
+def test_areas():
+    assert area_voxels(SQUARE) == area_voxels(SQUARE[::-1]) == 9
+    assert area_voxels(np.concatenate([SQUARE, SQUARE])) == 18  # there and once more round
+    assert area_voxels(KEYHOLED) == 15 * 15 - 7 * 7 and area_voxels(SQUARE[:2]) == 0
+
+
 # Masks to polygons
 
 
@@ -149,6 +247,7 @@ def came_back(mask):
     polygons = trace(mask)
     back = fill(polygons, (0, 0), mask.shape) if polygons else np.zeros_like(mask)
     np.testing.assert_array_equal(back, mask)
+    assert crossing(polygons, mask.shape) == ([], 0) and repeated(polygons) == set()
     return polygons
 
 

@@ -13,6 +13,7 @@ from c2f_nnunet.io.images import read_label
 from c2f_nnunet.io.rtstruct_in import full_mask, read_rtstruct, structure_mask
 from c2f_nnunet.io.series import series_reference
 from tests.io.rt_files import SERIES, contour, dice, rtstruct_file, scan
+from tests.io.test_dicom import without_preamble
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,65 @@ def test_a_contour_that_is_there_twice_is_no_hole(ct, tmp_path):
     assert notes == ("1 contour there twice: taken once",)
     mask, notes = one(ct, tmp_path, [square(ct, 1, kind="CLOSEDPLANAR_XOR"), square(ct, 1, kind="CLOSEDPLANAR_XOR"), square(ct, 2)])
     np.testing.assert_array_equal(mask, block(2))
+    assert notes == ("1 slice with contours larger than a voxel that hold none: left empty",)
+
+
+@pytest.mark.parametrize("change", [
+    lambda points: points + (0, 0, 0.01),  # mm
+    lambda points: points.round(1),
+    lambda points: np.roll(points, 2, axis=0),  # another first point
+    lambda points: points[::-1],
+    lambda points: points[[*range(len(points)), 0]],  # its first point again at its end
+    lambda points: np.insert(points, 2, points[1:3].mean(axis=0), axis=0),
+])  # fmt: skip
+def test_a_contour_that_is_there_twice_in_other_words(ct, tmp_path, change):
+    again = square(ct, 1)
+    again.ContourData = [f"{v:.4f}" for v in np.ravel(change(np.reshape(again.ContourData, (-1, 3)).astype(float)))]
+    for contours in ([square(ct, 1), again, square(ct, 2)], [again, square(ct, 2), square(ct, 1)]):
+        mask, notes = one(ct, tmp_path, contours)
+        np.testing.assert_array_equal(mask, block(slice(1, 3)))
+        assert notes == ("1 contour there twice: taken once",)
+
+
+def test_contours_that_cross_are_united(ct, tmp_path):
+    first, second, hole = square(ct, 1), square(ct, 1, (6.5, 12.5), (8.5, 14.5)), square(ct, 1, (4.5, 5.5), (5.5, 6.5))
+    both = block(1) | block(1, slice(7, 13), slice(9, 15))
+    mask, notes = one(ct, tmp_path, [first, second, square(ct, 2)])
+    np.testing.assert_array_equal(mask, both | block(2))
+    assert notes == ("2 contours crossing each other: united",)
+    mask, notes = one(ct, tmp_path, [hole, second, first])
+    np.testing.assert_array_equal(mask, both & ~block(1, 5, 6))
+    assert notes == ("2 contours crossing each other: united",)
+    exclusive = [square(ct, 1, kind="CLOSEDPLANAR_XOR"), square(ct, 1, (6.5, 12.5), (8.5, 14.5), kind="CLOSEDPLANAR_XOR")]
+    mask, notes = one(ct, tmp_path, exclusive)
+    np.testing.assert_array_equal(mask, block(1) ^ block(1, slice(7, 13), slice(9, 15)))
     assert notes == ()
+
+
+def test_a_hole_over_the_edge_stays_a_hole(ct, tmp_path):
+    """Both contours were rounded or thinned out, each on its own; two voxels of the hole lie outside."""
+    outer, hole = square(ct, 1, (1.5, 12.5), (1.5, 12.5)), square(ct, 1, (8.5, 13.1), (3.5, 5.5))
+    mask, notes = one(ct, tmp_path, [outer, hole])
+    np.testing.assert_array_equal(mask, block(1, slice(2, 13), slice(2, 13)) ^ block(1, slice(9, 14), slice(4, 6)))
+    assert notes == ("1 contour over the edge of the one around, by a voxel at most: taken as a hole",)
+
+
+def test_neighbours_that_touch_are_no_crossing(ct, tmp_path):
+    mask, notes = one(ct, tmp_path, [square(ct, 1, (3.5, 8.5), (4.5, 7.5)), square(ct, 1, (3.5, 8.5), (7.5, 10.5)),  # an edge of both
+                                     square(ct, 2, (4, 8), (5, 7)), square(ct, 2, (4, 8), (7, 10))])  # through the same centres
+    np.testing.assert_array_equal(mask, block(slice(1, 3)))
+    assert notes == ()
+
+
+@pytest.mark.parametrize("rows, columns, twice", [((3.5, 8.5), (4.5, 10.5), True), ((4.1, 4.9), (4.5, 10.5), False)])
+def test_a_contour_that_holds_no_voxel_is_told(ct, tmp_path, rows, columns, twice):
+    """One that goes round twice, and one that runs between two rows of centres with an area of 4.8 voxels; not the speck on slice 3."""
+    around = square(ct, 1, rows, columns)
+    around.ContourData = list(around.ContourData) * (2 if twice else 1)
+    mask, notes = one(ct, tmp_path, [around, square(ct, 2), contour(ct.image.geometry.world([(3, 4.5, 5.5), (3, 4.6, 5.5), (3, 4.6, 5.7)]),
+                                                                    [uid(ct, 3)])])  # fmt: skip
+    np.testing.assert_array_equal(mask, block(2))
+    assert notes == ("1 slice with contours larger than a voxel that hold none: left empty",)
 
 
 @pytest.mark.parametrize("refers_to, note", [
@@ -258,6 +317,15 @@ def test_long_contours_of_unknown_type_in_explicit_files(ct, tmp_path):
     rtstruct = read(ct, tmp_path / "explicit.dcm")
     r, c = np.indices((20, 24))
     np.testing.assert_array_equal(full_mask(rtstruct, rtstruct.structures[0])[2], (r - 9) ** 2 + (c - 11) ** 2 < 5.3**2)
+
+
+def test_a_file_without_a_preamble(ct, tmp_path):
+    path = rtstruct_file(tmp_path / "rt.dcm", {"Organ": [square(ct, 1)]})
+    rtstruct = read(ct, without_preamble(path))
+    np.testing.assert_array_equal(full_mask(rtstruct, rtstruct.structures[0]), block(1))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ImageError, match="rt.dcm: "):
+        read(ct, path)
 
 
 def test_files_that_are_no_rtstruct_or_damaged(ct, tmp_path):

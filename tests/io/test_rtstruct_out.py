@@ -1,4 +1,5 @@
 """RTSTRUCTs of label maps: masks that come back, what the file refers to and says, and that the standard's rules are kept."""
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -158,6 +159,18 @@ def test_the_same_arguments_give_the_same_file_and_another_time_another_object(c
     assert len(uids) == 3
 
 
+def test_identifiers_that_break_a_rule_are_copied_without_a_word(ct, tmp_path):
+    """Numbers of a UID with zeros in front, as some systems make them of a date."""
+    series = replace(ct.series, study="1.2.03.4", series="1.2.03.5", frame="1.2.03.6",
+                     instances=tuple(replace(i, uid=f"1.2.03.{k}") for k, i in enumerate(ct.series.instances)))  # fmt: skip
+    write_rtstruct(tmp_path / "rt.dcm", example(), ORGANS, ct.image.source, series, MADE)
+    with pydicom.config.disable_value_validation():
+        dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+        assert (dataset.StudyInstanceUID, dataset.FrameOfReferenceUID) == ("1.2.03.4", "1.2.03.6")
+    rtstruct = read_rtstruct(tmp_path / "rt.dcm", ct.image.geometry, series)
+    np.testing.assert_array_equal(full_mask(rtstruct, rtstruct.structures[0]), example() == 1)
+
+
 def test_organs_without_voxels(ct, tmp_path):
     labels = example()
     labels[labels == 3] = 0
@@ -190,6 +203,7 @@ def test_what_does_not_fit(ct, tmp_path):
     labels[0, 0, 0] = 2
     no_frame = scan(tmp_path / "no_frame", FrameOfReferenceUID="")
     coronal = scan(tmp_path / "coronal", orientation=(1, 0, 0, 0, 0, -1))
+    tilted = scan(tmp_path / "tilted", orientation=(1, 0, 0, 0, 0.995, -0.1))
     wide = Source(ct.files[0], other, reorientation(other))
     for values, source, series, told in (
         (example(), wide, ct.series, r"labels of shape \(6, 20, 24\) do not fit .* \(6, 20, 25\)"),
@@ -197,6 +211,7 @@ def test_what_does_not_fit(ct, tmp_path):
         (example(), ct.image.source, series_reference(ct.files[:5]), "the 5 slices of the series are not the 6 axial slices"),
         (example(), no_frame.image.source, no_frame.series, "has no frame of reference, so nothing can be placed in it"),
         (np.zeros(coronal.image.array.shape, np.uint8), coronal.image.source, coronal.series, "an axial one"),
+        (np.zeros(tilted.image.array.shape, np.uint8), tilted.image.source, tilted.series, "its slices are tilted by 5.7° from axial ones"),
     ):  # fmt: skip
         with pytest.raises(ImageError, match=told) as found:
             write_rtstruct(path, values, ORGANS, source, series)
@@ -249,6 +264,15 @@ def test_patients_of_whom_the_series_says_nothing(tmp_path):
                 AccessionNumber="", StudyDescription="")  # fmt: skip
     comes_back(made, example(), tmp_path / "rt.dcm")
     assert broken_rules(pydicom.dcmread(tmp_path / "rt.dcm"), TYPE_1, TYPE_2) == []
+
+
+def test_values_that_break_a_rule_are_empty_and_told(tmp_path, caplog):
+    with pydicom.config.disable_value_validation():
+        made = scan(tmp_path / "ct", PatientID="1" * 65)
+    written(made, example(), tmp_path / "rt.dcm")
+    assert pydicom.dcmread(tmp_path / "rt.dcm").PatientID == ""
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path / 'rt.dcm'}: PatientID of the CT: not as DICOM wants it, so left empty here") and "1111" not in said
 
 
 def test_patients_in_other_alphabets(tmp_path):

@@ -5,8 +5,9 @@ import pytest
 
 from c2f_nnunet.errors import ImageError
 from c2f_nnunet.geometry import canonical_geometry
-from c2f_nnunet.io.series import by_slice, series_reference
+from c2f_nnunet.io.series import axial_slices, by_slice, series_reference, tell_broken
 from tests.io.rt_files import FRAME, PATIENT, SERIES, STUDY, scan
+from tests.io.test_dicom import without_preamble
 
 
 def test_patient_study_and_slices(tmp_path):
@@ -40,6 +41,20 @@ def test_slices_that_are_not_the_grids(tmp_path):
         by_slice(coronal.series, canonical_geometry(geometry, coronal.image.source.turn))
 
 
+@pytest.mark.parametrize("degrees, refused", [(0, False), (0.05, False), (0.2, True), (15, True)])
+def test_slices_that_are_tilted_from_axial_ones(tmp_path, degrees, refused):
+    """Rows run left, columns to posterior and a little down: the stack is rectangular and can be read, but its planes are not axial."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    tilted = scan(tmp_path / "ct", orientation=(1, 0, 0, 0, c, -s))
+    assert by_slice(tilted.series, tilted.image.geometry) == tilted.series.instances
+    if refused:
+        with pytest.raises(ImageError, match=rf"ct: its slices are tilted by {degrees}° from axial ones, and an RTSTRUCT holds contours in "
+                                             "axial planes only; leave it out, or give an axial reconstruction"):
+            axial_slices(tilted.series, tilted.image.geometry)
+    else:
+        assert axial_slices(tilted.series, tilted.image.geometry) == tilted.series.instances
+
+
 def test_slices_that_references_would_not_tell_apart(tmp_path):
     made = scan(tmp_path / "ct")
     header = pydicom.dcmread(made.files[4])
@@ -61,8 +76,30 @@ def test_names_in_other_alphabets_and_values_against_the_rules(tmp_path):
             header.PatientBirthDate, header.StudyID, header.PatientSex = "REMOVED", ["1", "2"], "F" * 20
         del header.AccessionNumber
         header.save_as(path)
-    attributes = dict(series_reference(made.files).attributes)
+    series = series_reference(made.files)
+    attributes = dict(series.attributes)
     assert [attributes[k] for k in ("PatientBirthDate", "StudyID", "PatientSex", "AccessionNumber", "PatientID")] == ["", "", "", "", "P1"]
+    assert series.broken == ("PatientBirthDate", "PatientSex", "StudyID") and made.series.broken == ()  # the number that is not there is none
+
+
+@pytest.mark.parametrize("tags, told", [
+    ({"PatientID": "1" * 65}, "PatientID"), ({"PatientID": ["1", "2"]}, "PatientID"),
+    ({"PatientName": "x" * 65, "PatientID": "1" * 65}, "PatientName, PatientID"), ({"PatientID": ""}, None), ({}, None),
+])  # fmt: skip
+def test_values_that_are_left_empty_are_told_by_their_names(tmp_path, caplog, tags, told):
+    with pydicom.config.disable_value_validation():
+        series = scan(tmp_path / "ct", shape=(2, 20, 24), **tags).series
+    tell_broken("out/P1_rtstruct.dcm", series)
+    assert caplog.messages == ([] if told is None else [
+        f"out/P1_rtstruct.dcm: {told} of the CT: not as DICOM wants it, so left empty here; "
+        "mend it in the CT's files, or enter it where this file is imported"])
+
+
+def test_files_without_a_preamble(tmp_path):
+    made = scan(tmp_path / "ct")
+    for path in made.files:
+        without_preamble(path)
+    assert series_reference(made.files) == made.series
 
 
 def test_what_cannot_be_referred_to(tmp_path):

@@ -2,11 +2,15 @@
 import pydicom
 import pytest
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import MediaStorageDirectoryStorage, RTStructureSetStorage, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage, RTStructureSetStorage, SecondaryCaptureImageStorage,
+    generate_uid,
+)  # fmt: skip
 
 from c2f_nnunet.errors import ImageError
-from c2f_nnunet.io.survey import NO_DICOM, Series, find_series, read_header, rtstruct_references, survey
-from tests.io.test_dicom import FRAME, SERIES, slice_file
+from c2f_nnunet.io.dicom import read_series
+from c2f_nnunet.io.survey import NO_DICOM, Series, find_series, read_dicom, read_header, rtstruct_references, survey
+from tests.io.test_dicom import FRAME, SERIES, slice_file, without_preamble
 
 OTHER = generate_uid()
 
@@ -83,6 +87,34 @@ def test_a_damaged_file_belongs_to_every_series_of_its_folder(tmp_path, harm, to
         find_series(tmp_path)
 
 
+@pytest.mark.parametrize("names, content, emptied", [
+    (("IM0", "IM1", "IM2"), b"", True),
+    (("IM0", "IM1", "IM2"), b"\0" * 130, True),  # cut
+    (("IM0", "IM1", "IM2"), b"404 Not Found", True),
+    (("IM0", "IM1", "IM2"), b"\0" * 5000, True),  # blocks that were never written
+    (("IM0", "IM1", "IM2"), b"no DICOM " * 50, False),
+    (("1.2.30", "1.2.31", "1.2.32"), b"", True),  # names that are UIDs have no ending
+    (("1.2.30", "IM1", "1.2.32"), b"", True),
+    (("0.img", "1.IMG", "2.img"), b"", True),
+    (("IM0", "IM1.txt", "IM2"), b"", False),
+    (("0.dcm", "IM1", "2.dcm"), b"", False),
+    (("sub/IM0", "IM1", "sub/IM2"), b"", False),  # another folder
+])  # fmt: skip
+def test_an_emptied_file_that_ends_as_the_slices_beside_it_is_one_of_them(tmp_path, names, content, emptied):
+    first, path, last = (tmp_path / name for name in names)
+    for k, place in ((0, first), (2, last)):
+        place.parent.mkdir(exist_ok=True)
+        slice_file(tmp_path, k).rename(place)
+    path.write_bytes(content)
+    found = survey(tmp_path)
+    assert [s.files for s in found.series] == [tuple(sorted((first, path, last))) if emptied else (first, last)]
+    assert found.damaged == ({path: f"{path}: is no DICOM file; copy or export it again, or remove it"} if emptied else {})
+    assert found.others == ({} if emptied else {NO_DICOM: (path,)})
+    if emptied:
+        with pytest.raises(ImageError, match=f"{path.name}: is no DICOM file"):
+            read_series(found.series[0].files)
+
+
 def test_damaged_files_without_a_series_are_one_of_their_own(tmp_path):
     for name in ("a.dcm", "b.IMA"):
         (tmp_path / name).touch()
@@ -101,6 +133,30 @@ def test_a_header_is_read_without_the_voxels(tmp_path):
     assert list(read_header(slice_file(tmp_path, 0), ["Rows"]).keys()) == [pydicom.tag.Tag("Rows")]
     with pytest.raises(ImageError, match="gone.dcm: cannot be read"):
         read_header(tmp_path / "gone.dcm")
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("from_group", [2, 8])
+def test_files_without_a_preamble_are_dicom(tmp_path, syntax, from_group):
+    """As older systems write them: the elements alone, with those of the file's meta information or without."""
+    path = without_preamble(slice_file(tmp_path, 0, syntax), from_group)
+    assert survey(tmp_path).series == (Series(SERIES, "", (path,), FRAME),)
+    assert read_header(path).Rows == 2 and read_dicom(path).PixelData == bytes([0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0])
+    assert read_header(path, ["Rows"]).Rows == 2
+
+
+@pytest.mark.parametrize("content", [
+    b"\x08\0\x16\0UI\x04\x001.2\0"[:8],  # nothing but the head of an element
+    b"\x08\0\x08\0CS\x02\0AB",  # no SOPClassUID
+    b"\x08\0\x08\0\x02\0\0\0AB",
+    b"\x08\0\0\0\x10\0\x0b\0" * 40, b"\x02\0\0\0\x05\0\0\0" * 40,  # numbers
+])  # fmt: skip
+def test_what_only_begins_like_elements_is_no_dicom(tmp_path, content):
+    path = tmp_path / "numbers"
+    path.write_bytes(content)
+    with pytest.raises(InvalidDicomError):
+        read_header(path)
+    assert survey(tmp_path).others == {NO_DICOM: (path,)}
 
 
 def test_a_real_folder(real_data):

@@ -12,7 +12,7 @@ import torch
 
 from c2f_nnunet.cli import predict as command
 from c2f_nnunet.data.dataset import Case, read_dataset
-from c2f_nnunet.errors import C2FError, WorkspaceError
+from c2f_nnunet.errors import C2FError, ImageError, WorkspaceError
 from c2f_nnunet.geometry import Box, Geometry, from_canonical, reorientation, same_grid, to_canonical
 from c2f_nnunet.inference.cascade import OrganMaps
 from c2f_nnunet.inference.fusion import probabilities
@@ -292,6 +292,14 @@ def test_a_seg_refers_to_every_slice_and_holds_what_the_label_map_holds(tiny_tra
     measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert (measures.SpacingBetweenSlices, *measures.PixelSpacing) == pytest.approx(label.geometry.spacing_mm)
     assert dataset.SeriesDescription == dataset.ContentDescription == NOTICE and dataset.PatientID == "HN 1"
+
+
+def test_a_tilted_series_is_told_before_it_is_computed_where_an_rtstruct_is_asked_for(tmp_path):
+    tilted = scan(tmp_path / "P01", orientation=(1, 0, 0, 0, 0.8, -0.6))
+    case = Case("P01", tuple(tilted.files), None, None)
+    assert running._reference(case, tilted.image, PredictOptions(dicom_seg=True)) == tilted.series
+    with pytest.raises(ImageError, match="P01: its slices are tilted by 37° from axial ones"):
+        running._reference(case, tilted.image, PredictOptions(dicom_seg=True, rtstruct=True))
 
 
 def test_organs_have_their_tg_263_names_in_dicom():
