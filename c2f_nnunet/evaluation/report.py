@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -57,38 +57,50 @@ class Cell:
     best: bool = False
 
 
-def build_report(out_dir: Path, title: str, labels: LabelSet, results: Results, *, overlays: Sequence[OverlayCase] = (),
-                 curves: Curves | None = None, notes: Sequence[str] = (), flags: Sequence[Mapping] = (), checks: Sequence[Mapping] = (),
-                 readers: bool = True, views: Mapping[str, pages.Views] | None = None) -> Path:
+@dataclass(frozen=True)
+class Beside:
+    """What a report shows beside the scores.
+
+    overlays: the cases to show (see `representative_cases`). curves: MEMBER/fold_N → rows of its log.jsonl. notes: what is incomplete or
+    must be known. flags: what happened to single organs, each with the keys case, organ, state, note. checks: one record per case and
+    organ, those that need a look first (see `inference.checks.as_rows`). readers: how far two human readers agree, where a name of an
+    organ is known. views: case → the organs' views.
+    """
+
+    overlays: Sequence[OverlayCase] = ()
+    curves: Curves = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    flags: Sequence[Mapping] = ()
+    checks: Sequence[Mapping] = ()
+    readers: bool = True
+    views: Mapping[str, pages.Views] = field(default_factory=dict)
+
+
+def build_report(out_dir: Path, title: str, labels: LabelSet, results: Results, beside: Beside = Beside()) -> Path:
     """Write report.html, report.md, tables/*.csv and figures/*.png into out_dir; return the HTML page's path.
 
-    results: result name (COLUMNS, or a folder of the user's) → scores. overlays: the cases to show (see
-    `representative_cases`). curves: MEMBER/fold_N → rows of its log.jsonl. notes: what is incomplete or must be known.
-    flags: what happened to single organs, each with the keys case, organ, state, note. views: case → the organs' views.
-    checks: one record per case and organ, those that need a look first (see `inference.checks.as_rows`). readers: show how far two
-    human readers agree, where a name of an organ is known.
-    Raises C2FError where no result holds a score.
+    results: result name (COLUMNS, or a folder of the user's) → scores. Raises C2FError where no result holds a score.
     """
     results = {name: list(results[name]) for name in sorted(results, key=_rank) if results[name]}
     if not results:
         raise C2FError(f"{title}: there is no scored case to report on; train and predict at least one fold first")
-    out_dir, main = Path(out_dir), main_result(results)
-    pictures = _pictures(labels, results, overlays, curves or {})
+    out_dir, main, checks, notes = Path(out_dir), main_result(results), beside.checks, beside.notes
+    pictures = _pictures(labels, results, beside.overlays, beside.curves)
     for name, content in pictures.items():
         durable.write_bytes(out_dir / "figures" / f"{name}.png", content)
     tables = {number: (spec, *table_cells(spec, results)) for number, spec in TABLES.items() if table_columns(spec, results)}
-    if readers:
+    if beside.readers:
         tables = {number: (t[0], *_with_readers(*t)) for number, t in tables.items()}
         notes = [*notes, *([two_readers().note] if any(two_readers().title in h for t in tables.values() for h in t[1]) else [])]
     _write_csvs(out_dir / "tables", tables, results)
-    told = with_own_flags(results[main], flags)
-    cases = pages.scored_cases(results[main], views or {}, [*told, *doubts(checks)], {(c["case"], c["organ"]): c for c in checks})
+    told = with_own_flags(results[main], beside.flags)
+    cases = pages.scored_cases(results[main], beside.views, [*told, *doubts(checks)], {(c["case"], c["organ"]): c for c in checks})
     context = {
         "title": title, "made": pages.now(), "main": heading(main),
         "tiles": _tiles(results[main]), "tables": tables, "further": _further(results[main]),
         "metrics": METRICS, "default_tolerance": DEFAULT_TOLERANCE_MM,
         "notes": [*notes, *_cautions(results)], "flags": told, "lowest": _lowest(results[main]),
-        "overlays": _captions(overlays, results[main]), "pictures": pictures, "checks": checks,
+        "overlays": _captions(beside.overlays, results[main]), "pictures": pictures, "checks": checks,
         "table": cases, "colours": pages.colours(labels),
     }
     durable.write_text(out_dir / "report.md", pages.environment().get_template("report.md.j2").render(context))

@@ -17,7 +17,7 @@ from ..evaluation.figures import OverlayCase
 from ..evaluation.metrics import CaseScore, score
 from ..evaluation.pages import Views, scored_cases
 from ..evaluation.pictures import organ_views
-from ..evaluation.report import COLUMNS, build_report, doubts, representative_cases, with_own_flags
+from ..evaluation.report import COLUMNS, Beside, build_report, doubts, representative_cases, with_own_flags
 from ..inference.cascade import MERGE_SOURCES, Cascade, coarse_maps, merge, run_coarse, run_fine
 from ..inference.checks import Checked, as_rows
 from ..inference.fusion import FusionWeights, mean_weights
@@ -91,10 +91,9 @@ def crossval(
     write_checks(model.folder.crossval, checked)
     notes += ranking(checked, columns["final"])
     title, labels, rows = f"{model.plan.dataset}: cross-validation of plan '{model.plan.name}'", model.plan.labels, as_rows(checked)
-    page = build_report(
-        model.folder.crossval, title, labels, columns, overlays=overlays, curves=_curves(model, folds), notes=notes, checks=rows,
-        readers=readers, views={r.case: r.views for r in results},
-    )  # fmt: skip
+    views = {r.case: r.views for r in results}
+    beside = Beside(overlays, _curves(model, folds), notes, checks=rows, readers=readers, views=views)
+    page = build_report(model.folder.crossval, title, labels, columns, beside)
     table = scored_cases(columns["final"], {}, with_own_flags(columns["final"], doubts(rows)))
     viewing.write_index(model.folder.crossval, title, labels, table, {r.case: r.centres for r in results}, [r.case for r in results])
     return page, failed

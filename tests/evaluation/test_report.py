@@ -85,8 +85,9 @@ def made(tmp_path_factory):
     overlay = OverlayCase("b", np.zeros((6, 8, 8), np.int16), Geometry((6, 8, 8), (3.0, 1.0, 1.0)), channels, channels)
     log = [{"epoch": 0, "train_loss": 1.0, "lr": 0.1, "seconds": 1.0, "val_dsc": {"X": 0.5}}]
     flag = {"case": "a", "organ": "X", "state": "box grown", "note": "once"}
-    page = report.build_report(folder, "Set <script>", LABELS, RESULTS, overlays=[overlay], notes=["fold 3 is | missing"], flags=[flag],
-                               curves={"2d_top/fold_0": log, "2d_top/fold_1": []}, views={"b": organ_views(overlay)})
+    page = report.build_report(folder, "Set <script>", LABELS, RESULTS, report.Beside(
+        [overlay], {"2d_top/fold_0": log, "2d_top/fold_1": []}, ["fold 3 is | missing"], [flag], views={"b": organ_views(overlay)},
+    ))  # fmt: skip
     return folder, page.read_text(), (folder / "report.md").read_text()
 
 
@@ -166,7 +167,7 @@ def test_two_readers_stand_beside_the_model_and_compete_with_none(tmp_path):
     table = pd.read_csv(tmp_path / "with" / "tables" / "table_II.csv", index_col="organ")
     assert str(table.loc["Parotid_L", "Two readers, other patients (n = 28)"]) == "87.2"
     assert "Two readers" not in (tmp_path / "with" / "tables" / "table_III.csv").read_text()
-    without = report.build_report(tmp_path / "without", "set", KNOWN, results, readers=False)
+    without = report.build_report(tmp_path / "without", "set", KNOWN, results, report.Beside(readers=False))
     assert "Two readers" not in without.read_text() and "Two readers" not in without.with_name("report.md").read_text()
 
 
@@ -178,7 +179,7 @@ def test_two_readers_are_left_out_where_no_organ_is_known(made):
 def test_organs_that_need_a_look_are_listed(tmp_path):
     checks = [{"case": "a", "organ": "Y<b>", "confidence": 0.456, "needs_a_look": True, "note": "empty; cut by the | edge"},
               {"case": "a", "organ": "X", "confidence": 0.9, "needs_a_look": False, "note": ""}]
-    page = report.build_report(tmp_path, "set", LABELS, {"final": [case("a", 0.9, 0.7)]}, checks=checks)
+    page = report.build_report(tmp_path, "set", LABELS, {"final": [case("a", 0.9, 0.7)]}, report.Beside(checks=checks))
     html, markdown = page.read_text(), page.with_name("report.md").read_text()
     assert "<tr><td>a</td><td>Y&lt;b&gt;</td><td>0.456</td><td>empty; cut by the | edge</td></tr>" in html
     assert r"| a | Y\<b\> | 0.456 | empty; cut by the \| edge |" in markdown
@@ -186,5 +187,5 @@ def test_organs_that_need_a_look_are_listed(tmp_path):
         assert "1 of 2 organs need a look by the checks" in text and "No organ was missed or flagged" not in text
     case_page = html[html.index('id="case-1"'):]
     assert "1 flagged" in case_page and "needs a look: empty; cut by the | edge" in case_page and ">45.6</td>" in case_page
-    fine = report.build_report(tmp_path, "set", LABELS, {"final": [case("a", 0.9, 0.7)]}, checks=checks[1:])
+    fine = report.build_report(tmp_path, "set", LABELS, {"final": [case("a", 0.9, 0.7)]}, report.Beside(checks=checks[1:]))
     assert "need a look by" not in fine.read_text() and "No organ was missed or flagged" in fine.read_text()

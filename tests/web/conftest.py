@@ -10,7 +10,7 @@ from c2f_nnunet.evaluation.figures import OverlayCase
 from c2f_nnunet.evaluation.metrics import score
 from c2f_nnunet.evaluation.pages import PredictedOrgan, build_prediction_report, predicted_cases, scored_cases
 from c2f_nnunet.evaluation.pictures import organ_views
-from c2f_nnunet.evaluation.report import build_report
+from c2f_nnunet.evaluation.report import Beside, build_report
 from c2f_nnunet.io.images import read_image, read_label
 from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.running import viewing
@@ -30,7 +30,7 @@ def folder(tiny_raw, tmp_path_factory):
         shown = OverlayCase(case, image.array, image.geometry, truth, predicted)
         views[case], centres[case] = organ_views(shown), viewing.write_case(out, shown)
     flags = [{"case": "t5", "organ": "Stem", "state": "present", "note": "box grown once"}]
-    build_report(out, "Tiny: cross-validation of plan 'tiny'", labels, {"final": scores}, flags=flags, views=views)
+    build_report(out, "Tiny: cross-validation of plan 'tiny'", labels, {"final": scores}, Beside(flags=flags, views=views))
     viewing.write_index(out, "Tiny", labels, scored_cases(scores, {}, flags), centres, ["t2", "t5"])
     return out
 
