@@ -136,7 +136,7 @@ def test_epochs_are_drawn_once_a_minute_and_at_the_end(tiny, monkeypatch):
 
     def train(*given):
         for clock.now in (10.0, 70.0, 80.0, 140.0, 150.0):
-            given[-1].on_epoch([{}], clock.now == 150.0)
+            given[-2].on_epoch([{}], clock.now == 150.0)
 
     monkeypatch.setattr(members, "train", train)
     run(tiny)
