@@ -261,7 +261,7 @@ def _check_stored(s: Slice) -> None:
         raise ImageError(f"{s.path}: truncated or damaged: it holds {held} of {needed} bytes of voxels; copy or export it again")
     if s.syntax in _JPEG and (stream[:2] not in (b"\xff\xd8", b"\xff\x4f") or stream[-2:] != b"\xff\xd9"):
         raise ImageError(f"{s.path}: truncated or damaged: its {s.syntax.name} stream has no beginning or no end; copy or export it again")
-    if stream[:4] == _SIZ and stream[_SIGNED_AT] > 127 and not signed:
+    if stream[:4] == _SIZ and stream[_SIGNED_AT : _SIGNED_AT + 1] > b"\x7f" and not signed:
         raise ImageError(f"{s.path}: its {s.syntax.name} stream holds signed numbers, but its header says unsigned; "
                          "export the series uncompressed")
     if s.syntax in UncompressedTransferSyntaxes:
@@ -274,11 +274,12 @@ def _check_bits(s: Slice, stored: pydicom.Dataset, signed: bool) -> None:
         allocated = int(stored.BitsAllocated)
         bits = int(stored.get("BitsStored") or allocated)
         spare = int(stored.get("HighBit", bits - 1)) + 1 - bits  # bits below the numbers', 0 but in very old files
-        if allocated not in (8, 16, 32) or not 0 < bits < allocated or spare < 0 or any(stored.get(tag) for tag in _OVERLAY_BITS):
+        overlays = any(stored[tag].value for tag in _OVERLAY_BITS if tag in stored)  # at bit 0, they are not in the voxels
+        if allocated not in (8, 16, 32) or not 0 < bits < allocated or spare < 0 or overlays:
             return
         order = ">" if s.syntax == ExplicitVRBigEndian else "<"
         words = np.frombuffer(stored.PixelData, f"{order}{'i' if signed else 'u'}{allocated // 8}", s.shape[0] * s.shape[1])
-    low, high = (int(v) >> spare for v in (words.min(), words.max()))
+        low, high = (int(v) >> spare for v in (words.min(), words.max()))
     if low < (-(2 ** (bits - 1)) if signed else 0) or high >= 2 ** (bits - signed):
         raise ImageError(f"{s.path}: its voxels hold numbers from {low} to {high}, but its header says {bits} bits, "
                          f"{'signed' if signed else 'unsigned'}; export the series again")

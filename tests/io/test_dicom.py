@@ -379,7 +379,9 @@ def in_order(stored, syntax) -> bytes:
 def test_overlays_in_the_voxels_spare_bits_are_no_numbers(folder):
     overlay = {"BitsStored": 12, "HighBit": 11, "PixelData": (VOXELS[1] + 4096 * (VOXELS[1] % 2)).astype(np.uint16).tobytes()}
     whole(folder, **overlay)
-    refused(folder, "CT000.dcm: its voxels hold numbers from 6 to 4107, but its header says 12 bits, unsigned")  # 7 + 4096 is in between
+    for elsewhere in ({}, {"where": pydicom.DataElement(0x60000102, "US", 0)}):  # no overlay, and one that is stored by itself
+        whole(folder, **overlay, **elsewhere)
+        refused(folder, "CT000.dcm: its voxels hold numbers from 6 to 4107, but its header says 12 bits, unsigned")  # 11 + 4096
     whole(folder, **overlay, where=pydicom.DataElement(0x60000102, "US", 12))
     np.testing.assert_array_equal(read_series(folder).array[3], VOXELS[1] - 1024)
 
