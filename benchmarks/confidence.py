@@ -25,6 +25,7 @@ from c2f_nnunet.data.fingerprint import Fingerprint
 from c2f_nnunet.geometry import Box, boxed
 from c2f_nnunet.inference.cascade import Cascade, merge, run_coarse, run_fine
 from c2f_nnunet.inference.checks import check_case, scene
+from c2f_nnunet.inference.expectation import expectations
 from c2f_nnunet.inference.limits import CASE_ALARMS, least_probability, organ_limits
 from c2f_nnunet.io import records
 from c2f_nnunet.io.images import read_image, read_label
@@ -111,6 +112,7 @@ def show(frame: pd.DataFrame) -> None:
         places = pd.concat([place_among_others(candidates, q) for q in parts], axis=1)
         shown = ", ".join(parts)
         candidates[f"mean place of {shown}"], candidates[f"lowest place of {shown}"] = places.mean(axis=1), places.min(axis=1)
+    candidates["expected DSC"] = expected_after_others(frame)
     names = [c for c in candidates if c not in ("case", "organ", "dsc")]
     print("\nSpearman's correlation with the DSC, 95 % bootstrap interval over the cases:")
     print(pd.DataFrame([correlations(candidates, n) for n in names]).set_index("quantity").to_string())
@@ -136,6 +138,18 @@ def place_among_others(frame: pd.DataFrame, name: str) -> pd.Series:
     """The part (0…1) of the organ's other cases whose value is lower, equal ones counted half."""
     pairs = zip(frame[name], of_others(frame, name))
     return pd.Series([float((others < mine).mean() + 0.5 * (others == mine).mean()) for mine, others in pairs], index=frame.index)
+
+
+def expected_after_others(frame: pd.DataFrame) -> pd.Series:
+    """The DSC to be expected by volume and mean probability, after the results of the other cases; the organ's mean DSC for an empty one."""
+    told = pd.Series(0.0, index=frame.index)
+    for case in frame["case"].unique():
+        others = frame[frame["case"] != case]
+        known = expectations({o: tuple(g[c].to_numpy() for c in ("dsc", "volume_ml", "inside")) for o, g in others.groupby("organ")})
+        for row in frame[frame["case"] == case].itertuples():
+            its = known[row.organ]
+            told[row.Index] = its.of(row.volume_ml, row.inside) if row.volume_ml and row.inside else its.dsc[0]
+    return told
 
 
 def correlations(frame: pd.DataFrame, name: str) -> dict:

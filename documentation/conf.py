@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 NAVIGATION = {
     "Using it": ("quickstart", "own_data", "data_format", "cli", "files", "report", "checks", "rtstruct", "api", "limits", "troubleshooting"),
     "How it works": ("cascade", "plan", "paper", "metrics", "reliability"),
-    "What was measured": ("experiments",),
+    "What was measured": ("experiments", "five_folds"),
 }
 # shown below api.md in this order
 REFERENCE = (

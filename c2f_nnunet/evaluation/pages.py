@@ -48,6 +48,7 @@ class Heading:
 
 # how sure a result is: the confidence, and how far the parts of the ensemble agree on it (see inference.agreement.Evidence)
 SURENESS = {
+    "expected_dsc": Heading("Expected DSC", "%", "def-expected-dsc"),
     "confidence": Heading("Confidence", "%", "def-confidence"), "views": Heading("Views agree", "%", "def-agree"),
     "folds": Heading("Folds agree", "%", "def-agree"), "stages": Heading("Stages agree", "%", "def-agree"),
 }  # fmt: skip

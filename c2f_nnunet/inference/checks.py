@@ -37,7 +37,8 @@ class Check:
 
 @record
 class Checked:
-    """All that was asked of one organ in one case. confidence: 0…1, the evidence in one number."""
+    """All that was asked of one organ in one case. confidence: 0…1, the evidence in one number; expected_dsc: 0…1, after held-out results,
+    None where there are too few or the organ is empty."""
 
     case: str
     organ: str
@@ -45,6 +46,7 @@ class Checked:
     evidence: Evidence
     needs_a_look: bool
     checks: tuple[Check, ...]
+    expected_dsc: float | None = None
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -86,7 +88,9 @@ def _check_organ(case: str, report: OrganReport, scan: Scene, limits: Mapping[st
         checks += _check_shape(report, shape, scan, limits)
     checks += _check_pair(report, scan, known, pairs)
     answered = tuple(c for c in checks if c is not None)
-    return Checked(case, organ, report.confidence, report.evidence, not all(c.passed for c in answered), answered)
+    told = known and known.expected and report.volume_ml and report.evidence.inside
+    expected = known.expected.of(report.volume_ml, report.evidence.inside) if told else None
+    return Checked(case, organ, report.confidence, report.evidence, not all(c.passed for c in answered), answered, expected)
 
 
 def _check_shape(report: OrganReport, shape: Shape, scan: Scene, limits: Mapping[str, OrganLimits]) -> list[Check | None]:
@@ -235,7 +239,7 @@ def ordered(checked: Iterable[Checked]) -> list[Checked]:
 def as_rows(checked: Iterable[Checked]) -> list[dict]:
     """Plain data for tables and pages, in order: case, organ, how sure it is, needs_a_look, and what the failed checks say (`note`)."""
     return [
-        {"case": c.case, "organ": c.organ, "confidence": c.confidence, "views": c.evidence.views, "folds": c.evidence.folds,
+        {"case": c.case, "organ": c.organ, "expected_dsc": c.expected_dsc, "confidence": c.confidence, "views": c.evidence.views, "folds": c.evidence.folds,
          "stages": c.evidence.stages, "needs_a_look": c.needs_a_look, "note": "; ".join(f.sentence for f in c.failed)}
         for c in ordered(checked)
     ]  # fmt: skip

@@ -13,6 +13,7 @@ from scipy.special import expit, logit, stdtrit
 
 from ..data.fingerprint import CaseStats, Fingerprint
 from ..io.records import record
+from .expectation import Expectation, expectations
 
 Limit = tuple[float | None, float | None]
 Limits3 = tuple[Limit, Limit, Limit]
@@ -27,7 +28,8 @@ CERTAIN = 1 - 1e-7  # a mean probability above it is taken as this: its log-odds
 @record
 class HeldOut:
     """What one organ's results on held-out cases were like, case by case: DSC, mean probability inside, the part in the largest component
-    (all 0…1; 0 for an empty result), and the coarse stage's threshold at which it was found (0: at its usual place; () in older files)."""
+    (all 0…1; 0 for an empty result), the coarse stage's threshold at which it was found (0: at its usual place), and the volume in ml
+    (the last two: () in older files)."""
 
     organ: str
     cases: tuple[str, ...]
@@ -35,11 +37,12 @@ class HeldOut:
     inside: tuple[float, ...]
     largest_share: tuple[float, ...]
     threshold: tuple[float, ...] = ()
+    volume_ml: tuple[float, ...] = ()
 
     def without(self, cases: Collection[str]) -> "HeldOut":
         """The same with these cases left out."""
         kept = [i for i, case in enumerate(self.cases) if case not in cases]
-        columns = self.cases, self.dsc, self.inside, self.largest_share, self.threshold
+        columns = self.cases, self.dsc, self.inside, self.largest_share, self.threshold, self.volume_ml
         return HeldOut(self.organ, *(tuple(column[i] for i in kept) if column else () for column in columns))
 
 
@@ -51,7 +54,8 @@ class OrganLimits:
     among_mm: range of the offset that remains when the shift of the other organs is taken off (`others_shift_mm`).
     ratio: of its volume to its partner's on the other side. span_mm: where it usually begins and ends along z; in_scan: the
     smallest part (0…1) of that span that a training scan holds. touching: per axis, the part of the training cases in which
-    it touches the scan's low and high face. inside, largest_share, threshold: the least to be expected after held-out results.
+    it touches the scan's low and high face. inside, largest_share, threshold: the least to be expected after held-out results;
+    expected: the DSC to be expected after them.
     """
 
     organ: str
@@ -67,6 +71,7 @@ class OrganLimits:
     inside: float | None
     largest_share: float | None
     threshold: float | None = None
+    expected: Expectation | None = None
 
 
 def organ_limits(fingerprint: Fingerprint, held_out: Sequence[HeldOut] = (), without: Collection[str] = ()) -> dict[str, OrganLimits]:
@@ -79,7 +84,11 @@ def organ_limits(fingerprint: Fingerprint, held_out: Sequence[HeldOut] = (), wit
     chance = CASE_ALARMS / numbers
     tests = {h.organ: h.without(without) for h in held_out}
     found = {o: _of_organ(o, partners.get(o), cases, centres, chance) for o in organs}
-    return {o: replace(known, **_of_results(tests[o], CASE_ALARMS / len(organs))) if o in tests else known for o, known in found.items()}
+    expected = expectations({o: (h.dsc, h.volume_ml, h.inside) for o, h in tests.items()})
+    return {
+        o: replace(known, **_of_results(tests[o], CASE_ALARMS / len(organs)), expected=expected.get(o)) if o in tests else known
+        for o, known in found.items()
+    }
 
 
 def _of_organ(

@@ -71,24 +71,30 @@ def ranking(checked: Sequence[Checked], scores: Sequence[CaseScore]) -> list[str
     """Sentences: how well the confidence ranks the DSC of these cases, per organ and over all, and how many errors are flagged."""
     reached = {(s.case, o.organ): o.dsc for s in scores for o in s.organs if o.dsc is not None}
     frame = pd.DataFrame([
-        {"organ": c.organ, "confidence": c.confidence, "dsc": reached[c.case, c.organ], "flagged": c.needs_a_look}
+        {"case": c.case, "organ": c.organ, "confidence": c.confidence, "expected": c.expected_dsc, "dsc": reached[c.case, c.organ], "flagged": c.needs_a_look}
         for c in checked if (c.case, c.organ) in reached
     ])  # fmt: skip
     if len(frame) < 3:
         return []
-    by_organ = "; ".join(f"{organ} {_spearman(part)}" for organ, part in frame.groupby("organ", sort=False))
     worst = frame["dsc"].rank(method="first") <= max(1, round(WORST * len(frame)))
     caught, flagged = int((worst & frame["flagged"]).sum()), int(frame["flagged"].sum())
     return [
-        f"confidence against DSC, rank correlation over {len(frame)} organs of {len({c.case for c in checked})} cases: "
-        f"{_spearman(frame)}; by organ: {by_organ}",
+        *(_ranked(frame, column, name) for column, name in (("expected", "expected DSC"), ("confidence", "confidence")) if frame[column].notna().any()),
         f"{flagged} of {len(frame)} organs need a look by the checks, among them {caught} of the {int(worst.sum())} with the lowest DSC",
     ]
 
 
-def _spearman(frame: pd.DataFrame) -> str:
-    """Spearman's rank correlation of confidence and DSC as text; '–' where either does not vary, or there are fewer than three."""
-    ranks = frame[["confidence", "dsc"]].rank()
+def _ranked(frame: pd.DataFrame, column: str, name: str) -> str:
+    """A sentence: how well a column ranks the DSC, of all organs that have it and organ by organ."""
+    known = frame[frame[column].notna()]
+    by_organ = "; ".join(f"{organ} {_spearman(part, column)}" for organ, part in known.groupby("organ", sort=False))
+    over = f"{len(known)} organs of {known['case'].nunique()} cases"
+    return f"{name} against DSC, rank correlation over {over}: {_spearman(known, column)}; by organ: {by_organ}"
+
+
+def _spearman(frame: pd.DataFrame, column: str) -> str:
+    """Spearman's rank correlation of a column and the DSC as text; '–' where either does not vary, or there are fewer than three."""
+    ranks = frame[[column, "dsc"]].astype(float).rank()
     if len(frame) < 3 or not ranks.std().all():
         return "–"
-    return f"{np.corrcoef(ranks['confidence'], ranks['dsc'])[0, 1]:.2f}"
+    return f"{np.corrcoef(ranks[column], ranks['dsc'])[0, 1]:.2f}"

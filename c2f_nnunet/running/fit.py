@@ -39,7 +39,7 @@ OnCase = Callable[[str], None]
 
 
 class SavedMaps(NamedTuple):
-    """One organ of a held-out case: how to get its maps back, its voxels in the whole reference, and at what threshold it was found.
+    """One organ of a held-out case: how to get its maps back, its voxels in the whole reference, at what threshold it was found, and a voxel's size.
 
     load: None where the organ was found nowhere, so that there is nothing to fit.
     """
@@ -48,6 +48,7 @@ class SavedMaps(NamedTuple):
     load: Callable[[], FitCase] | None
     voxels: int
     threshold: float
+    voxel_mm3: float = 1.0
 
 
 def complete_folds(model: Model, members, which: str) -> tuple[int, ...]:
@@ -189,14 +190,14 @@ def _save_maps(
         channel, threshold = cascade.plan.labels.organs.index(maps.organ) + 1, threshold_of(coarse.located[maps.organ].how)
         voxels = int(np.count_nonzero(truth == channel))
         if maps.fine is None:
-            yield maps.organ, SavedMaps(case.id, None, voxels, threshold)
+            yield maps.organ, SavedMaps(case.id, None, voxels, threshold, image.geometry.voxel_mm3)
             continue
         path, of_organ = folder / f"{case.id}__{channel}.npy", truth[maps.box.slices] == channel
         kept = bounding_box(of_organ | (maps.fine > NEVER) | (maps.coarse > NEVER)) or Box((0, 0, 0), (1, 1, 1))
         logits = np.stack([maps.fine[kept.slices], maps.coarse[kept.slices]])[:, None]
         np.save(path, logits.astype(np.float16), allow_pickle=False)
         load = _loader(case.id, path, of_organ[kept.slices].astype(np.uint8))
-        yield maps.organ, SavedMaps(case.id, load, voxels, threshold)
+        yield maps.organ, SavedMaps(case.id, load, voxels, threshold, image.geometry.voxel_mm3)
 
 
 def _loader(case_id: str, path: Path, truth: np.ndarray) -> Callable[[], FitCase]:
@@ -228,7 +229,7 @@ def _held_out(organ: str, saved: list[SavedMaps], weights: FusionWeights, clean:
         if not maps.voxels:
             continue
         if maps.load is None:  # missed
-            rows.append((maps.case, 0.0, 0.0, 0.0, maps.threshold))
+            rows.append((maps.case, 0.0, 0.0, 0.0, maps.threshold, 0.0))
             continue
         case = maps.load()
         fine, coarse = np.asarray(case.logits[:, 0], np.float32)
@@ -239,8 +240,9 @@ def _held_out(organ: str, saved: list[SavedMaps], weights: FusionWeights, clean:
         shape = shapes(mask.astype(np.uint8), (organ,)).get(organ)
         reached = dsc(maps.voxels, int(mask.sum()), int((mask & (case.truth > 0)).sum()))
         inside = weigh(values, fine, coarse, None, None).inside
-        rows.append((maps.case, float(reached), inside, shape.largest_share if shape else 0.0, maps.threshold))
-    return HeldOut(organ, *(zip(*rows) if rows else ((),) * 5))
+        rows.append((maps.case, float(reached), inside, shape.largest_share if shape else 0.0, maps.threshold,
+                     float(mask.sum() * maps.voxel_mm3 / 1000)))  # fmt: skip
+    return HeldOut(organ, *(zip(*rows) if rows else ((),) * 6))
 
 
 def _dice(truth: np.ndarray, mask: np.ndarray) -> float:

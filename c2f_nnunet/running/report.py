@@ -86,6 +86,7 @@ def noted_organs(path: Path, labels: LabelSet, checked: Mapping[str, Mapping]) -
 def _noted_organ(organ: str, entry: Mapping, checked: Mapping | None) -> PredictedOrgan:
     """One organ of a CASE.json, with its record in checks.json, if there is one."""
     evidence = {"confidence": float(entry["confidence"]), **(checked["evidence"] if checked else {})}
+    evidence["expected_dsc"] = checked["expected_dsc"] if checked else None
     flags = [str(f) for f in entry["flags"]] if checked is None else [c["sentence"] for c in checked["checks"] if not c["passed"]]
     expected = next((c["limit"] for c in checked["checks"] if c["name"] == "volume"), None) if checked else None
     return PredictedOrgan(organ, str(entry["how"]), float(entry["volume_ml"]), evidence, tuple(flags), tuple(expected) if expected else None)
@@ -101,7 +102,7 @@ def read_checks(path: Path) -> dict[str, dict[str, Mapping]]:
     found: dict[str, dict[str, Mapping]] = {}
     try:
         for entry in records.read_json(path):
-            kept = {"evidence": dict(entry["evidence"]),
+            kept = {"evidence": dict(entry["evidence"]), "expected_dsc": entry.get("expected_dsc"),
                     "checks": [{key: check[key] for key in ("name", "limit", "passed", "sentence")} for check in entry["checks"]]}
             found.setdefault(entry["case"], {})[entry["organ"]] = kept
     except (KeyError, TypeError, ValueError) as e:

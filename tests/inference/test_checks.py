@@ -9,6 +9,7 @@ from c2f_nnunet.inference import checks as module
 from c2f_nnunet.inference.agreement import Evidence
 from c2f_nnunet.inference.cascade import TAKEN_AS_ABSENT, OrganReport, Segmentation
 from c2f_nnunet.inference.checks import Check, Checked, as_rows, check_case, ordered, scene, touched
+from c2f_nnunet.inference.expectation import Expectation
 from c2f_nnunet.inference.limits import OrganLimits
 from c2f_nnunet.inference.locate import COINCIDE, MISSED, OUTSIDE, SWAPPED
 from c2f_nnunet.inference.shapes import Shape
@@ -199,12 +200,21 @@ def record(case: str, organ: str, confidence: float, *sentences: str) -> Checked
     return Checked(case, organ, confidence, Evidence(confidence), bool(answers), (*answers, Check("y", 0.0, (None, None), True, "fine")))
 
 
+def test_the_expected_dsc_comes_of_volume_and_probability():
+    known = {o: replace(k, expected=Expectation((0.8, 0.1), (0.0, 1.0), (0.0, 1.0), (0.5, 0.0))) for o, k in LIMITS.items()}
+    found, gone = checked(channels(), known=known), channels()
+    volume_ml = {o: next(c.value for c in found[o].checks if c.name == "found") for o in found}
+    assert all(found[o].expected_dsc == pytest.approx(0.8 + 0.05 * np.clip(np.log(v), -3, 3)) for o, v in volume_ml.items())
+    gone[gone == 2] = 0
+    assert checked(gone, known=known)["A_R"].expected_dsc is None and checked(channels())["A_R"].expected_dsc is None
+
+
 def test_cases_that_need_a_look_come_first():
     given = [record("a", "A", 0.9), record("a", "B", 0.8), record("b", "A", 0.7), record("b", "B", 0.9, "cut"),
              record("c", "A", 0.9, "far", "small"), record("d", "A", 0.5)]
     assert [(c.case, c.organ) for c in ordered(given)] == [("c", "A"), ("b", "B"), ("b", "A"), ("d", "A"), ("a", "A"), ("a", "B")]
     rows = as_rows(given)
-    alone = dict.fromkeys(("views", "folds", "stages"))
+    alone = dict.fromkeys(("expected_dsc", "views", "folds", "stages"))
     assert rows[0] == {"case": "c", "organ": "A", "confidence": 0.9, **alone, "needs_a_look": True, "note": "far; small"}
     assert rows[2] == {"case": "b", "organ": "A", "confidence": 0.7, **alone, "needs_a_look": False, "note": ""} and ordered([]) == []
     assert [c.case for c in ordered([record("a", "A", 0.9), record("b", "A", 0.0), record("c", "A", 0.8)])] == ["c", "a", "b"]  # b has none

@@ -81,6 +81,14 @@ def test_ranking_says_how_well_errors_are_told():
     assert ranking(same_order, scores(*zip("abcd", "XXXX", (0.1, 0.2, 0.3, 0.4))))[0].endswith("cases: -0.80; by organ: X -0.80")
 
 
+def test_ranking_tells_of_the_expected_dsc_first():
+    rows = [("a", "X", 0.9), ("b", "X", 0.8), ("c", "X", 0.5), ("d", "X", 0.7)]
+    known = [replace(checked(c, "X", 0.5), expected_dsc=v) for c, v in zip("abcd", (0.8, 0.7, None, 0.6))]
+    told, confidence, _ = ranking(known, scores(*rows))
+    assert told == "expected DSC against DSC, rank correlation over 3 organs of 3 cases: 1.00; by organ: X 1.00"
+    assert confidence.startswith("confidence against DSC, rank correlation over 4 organs of 4 cases: –")
+
+
 def test_ranking_leaves_out_what_has_no_dsc_or_does_not_vary():
     found = [checked(c, "X", 0.5) for c in "abcd"]
     assert ranking(found, scores(*zip("abcd", "XXXX", (0.1, 0.2, 0.3, 0.4))))[0].endswith("4 cases: –; by organ: X –")

@@ -59,7 +59,7 @@ def test_held_out_results_are_kept_for_the_checks(tiny_trained):
     held_out = read_fusion(tiny_trained.folder.fusion).held_out
     assert [h.organ for h in held_out] == ["Gland_L", "Gland_R", "Stem"] and held_out[2].cases == ("t2", "t5")
     for h in held_out:
-        assert len(h.dsc) == len(h.inside) == len(h.largest_share) == len(h.threshold) == len(h.cases) and set(h.cases) <= {"t2", "t5"}
+        assert len(h.volume_ml) == len(h.dsc) == len(h.inside) == len(h.largest_share) == len(h.threshold) == len(h.cases) and set(h.cases) <= {"t2", "t5"}
         assert all(0 <= v <= 1 for v in (*h.dsc, *h.inside, *h.largest_share))
     assert min(held_out[2].dsc) > 0.5 and min(held_out[2].inside) > 0.5 and set(held_out[2].threshold) <= {0.5, 0.25, 0.1}
 
@@ -70,10 +70,10 @@ def test_a_held_out_result_by_hand():
     fine[..., [0, 1, 2, 5]] = np.log(9.0)  # p = 0.9
     case = FitCase("a", np.stack([fine, fine])[:, None], np.array([1, 1, 1, 1, 0, 0, 0, 0], np.uint8).reshape(1, 1, 8), np.array([True]))
     weights = FusionWeights(("Stem",), MERGE_SOURCES, ((1.0,), (0.0,)), (0.0,))
-    saved = [fit.SavedMaps("a", lambda: case, 5, 0.25), fit.SavedMaps("b", lambda: case, 0, 0.5), fit.SavedMaps("c", None, 5, 0.0)]
+    saved = [fit.SavedMaps("a", lambda: case, 5, 0.25, 2.0), fit.SavedMaps("b", lambda: case, 0, 0.5), fit.SavedMaps("c", None, 5, 0.0)]
     found = fit._held_out("Stem", saved, weights, clean=False)
     assert found.cases == ("a", "c") and found.dsc == (pytest.approx(6 / 9), 0.0) and found.largest_share == (0.75, 0.0)
-    assert found.inside == (pytest.approx(0.9), 0.0) and found.threshold == (0.25, 0.0)
+    assert found.inside == (pytest.approx(0.9), 0.0) and found.threshold == (0.25, 0.0) and found.volume_ml == (0.008, 0.0)
     cleaned = fit._held_out("Stem", saved, weights, clean=True)
     assert cleaned.largest_share == (1.0, 0.0) and cleaned.dsc == (pytest.approx(6 / 8), 0.0)
     assert fit._held_out("Stem", [], weights, clean=False).cases == ()
