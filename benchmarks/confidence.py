@@ -33,7 +33,7 @@ from c2f_nnunet.network.precision import default_device, find_device
 from c2f_nnunet.running.model import Model, build_cascade, held_out_case, open_model
 from c2f_nnunet.workspace import ModelFolder
 
-QUANTITIES = ("inside", "soft", "views", "folds", "stages")
+QUANTITIES = ("inside", "soft", "views", "folds", "stages", "volume_ml")
 PRODUCTS = (("inside", "stages"), ("inside", "views"), ("inside", "views", "stages"), ("soft", "stages"), ("inside", "folds"))
 PLACES = (("inside", "stages"), ("inside", "views", "stages"), ("inside", "views", "stages", "folds"))
 RESAMPLES = 2000
@@ -113,6 +113,10 @@ def show(frame: pd.DataFrame) -> None:
         shown = ", ".join(parts)
         candidates[f"mean place of {shown}"], candidates[f"lowest place of {shown}"] = places.mean(axis=1), places.min(axis=1)
     candidates["expected DSC"] = expected_after_others(frame)
+    of_organ = frame.groupby("organ")["dsc"]
+    mean_of_others = (of_organ.transform("sum") - frame["dsc"]) / (of_organ.transform("count") - 1)
+    off = {"expected DSC": candidates["expected DSC"], "mean DSC of the organ's other cases": mean_of_others}
+    print("\nMean distance from the DSC reached: " + "; ".join(f"{name} {(v - frame['dsc']).abs().mean():.4f}" for name, v in off.items()))
     names = [c for c in candidates if c not in ("case", "organ", "dsc")]
     print("\nSpearman's correlation with the DSC, 95 % bootstrap interval over the cases:")
     print(pd.DataFrame([correlations(candidates, n) for n in names]).set_index("quantity").to_string())
