@@ -150,9 +150,12 @@ def train_nnunet(bench: Bench, method: str, minutes: float, out: Path, log: Path
 
 def train_single(bench: Bench, method: str, minutes: float, out: Path, log: Path) -> tuple[dict, dict]:
     commands, env = environment(bench.scratch / "env_single", [TORCH, f"{HERE.parent}[test]", "-c", str(HERE.parent / "constraints.txt")]), bench.ours(minutes)
+    env |= {"PYTHONPATH": str(HERE.parent)}  # what is measured is this source, also where the environment was made from an earlier one
+    weights = bench.step("weights", method, minutes).with_suffix(".safetensors")
     command = [commands / "python", HERE / "peers" / "single_network.py", method, "-d", bench.dataset, "--minutes", f"{minutes:g}", *SINGLE[method],
-               "-i", bench.images, "-o", out]
-    return run(command, env, log), {"minutes": float("nan"), "peak_gb": float("nan")}
+               "--weights", weights]
+    trained = once(bench.step("train", method, minutes), command, env, log)
+    return trained, run([*command, "-i", bench.images, "-o", out], env, log)
 
 
 def measure(bench: Bench, method: str, minutes: float) -> None:
@@ -245,7 +248,7 @@ def main() -> None:
             print(f"\n{minutes:g} minutes, {name}")
             print(table(chosen).to_string(index=False, float_format=lambda v: f"{v:.4f}", na_rep=""))
             cost = [{"method": r["method"], **{f"{k} {u}": r[k][u] for k in ("train", "predict") for u in ("minutes", "peak_gb")}, "commit": r["commit"]} for r in chosen]
-            print(pd.DataFrame(cost).to_string(index=False, na_rep="with training"))
+            print(pd.DataFrame(cost).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does a 3D network over the whole coarse volume help the three views? It is trained here and joins them with several shares.
+"""Does a 3D network over the whole coarse volume help the three views? It is trained here, or read, and joins them with several shares.
 
   python benchmarks/fourth_voice.py segresnet_ds --workspace WS -d 15 --minutes 7 --filters 8 --batch 2
 
@@ -17,7 +17,7 @@ import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
-from single_network import train  # noqa: E402  (beside this script, not a package)
+from single_network import trained  # noqa: E402  (beside this script, not a package)
 from whole_volume import Frame, predict  # noqa: E402
 
 from c2f_nnunet.data.dataset import read_dataset  # noqa: E402
@@ -44,6 +44,7 @@ def main() -> None:
     p.add_argument("--patch", type=int, nargs=3, default=(64, 64, 64), help="voxels (z, y, x), multiples of 16")
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--lr", type=float, default=3e-3)
+    p.add_argument("--weights", type=Path, help="where the trained weights are kept; where they are there, nothing is trained")
     args = p.parse_args()
     args.fold = 0
     workspace = Workspace.find(args.workspace)
@@ -52,7 +53,7 @@ def main() -> None:
     coarse = model.plan.coarse
     frame = Frame(tuple(args.patch), coarse.spacing_mm, coarse.members[0].windows)
     volumes = Store(store_folder(workspace, folder.root.parent.name, folder.root.name).volumes("coarse"))
-    network = train(model, volumes, frame, args)
+    network = trained(model, volumes, frame, args)
     rows = scores(model, network, frame, workspace.raw, device)
     table = pd.DataFrame(rows, columns=["stage", "share", "organ", "dsc"]).pivot_table("dsc", ["stage", "share"], "organ", sort=False)
     print(table.assign(mean=table.mean(axis=1)).to_string(float_format=lambda v: f"{v:.1f}"))

@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -34,18 +35,25 @@ def main() -> None:
     p.add_argument("first", type=Path)
     p.add_argument("second", type=Path)
     p.add_argument("--peer", required=True, metavar="PYTHON", help="a Python that has surface-distance, nibabel and scipy")
-    p.add_argument("-o", dest="out", type=Path, default=Path("reader_agreement"), help="folder for the peer's numbers")
+    p.add_argument("-o", dest="out", type=Path, help="folder in which the peer's numbers are kept")
     args = p.parse_args()
     labels, _ = declared(LABELS)
-    args.out.mkdir(parents=True, exist_ok=True)
-    tolerances, theirs = args.out / "tolerances.json", args.out / "deepmind.json"
-    tolerances.write_text(json.dumps({i: tolerance_mm(o) for o, i in zip(labels.organs, labels.ids)}))
-    script = Path(__file__).parent / "peers" / "deepmind_surface.py"
-    subprocess.run([args.peer, script, args.first, args.second, tolerances, theirs], check=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        theirs = by_peer(args, labels, args.out or Path(scratch))
     shown = partial(tqdm, unit="case", disable=None)
     scores = evaluate_folders(args.first, args.second, labels, progress=lambda done, total: shown(done, total=total))
     seconds = {case: timed(path, args.second / path.name, labels) for case, path in label_files(args.first).items()}
-    show(scores, seconds, json.loads(theirs.read_text()))
+    show(scores, seconds, theirs)
+
+
+def by_peer(args, labels: LabelSet, out: Path) -> dict:
+    """Case → label id → what the library finds."""
+    out.mkdir(parents=True, exist_ok=True)
+    tolerances, theirs = out / "tolerances.json", out / "deepmind.json"
+    tolerances.write_text(json.dumps({i: tolerance_mm(o) for o, i in zip(labels.organs, labels.ids)}))
+    script = Path(__file__).parent / "peers" / "deepmind_surface.py"
+    subprocess.run([args.peer, script, args.first, args.second, tolerances, theirs], check=True)
+    return json.loads(theirs.read_text())
 
 
 def timed(first: Path, second: Path, labels: LabelSet) -> dict[str, float]:

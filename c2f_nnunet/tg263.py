@@ -17,7 +17,7 @@ from collections import Counter
 from functools import cache
 from typing import Iterable
 
-from .labels import side_and_stem
+from .sides import side_and_stem
 
 log = logging.getLogger(__name__)
 

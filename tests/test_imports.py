@@ -17,8 +17,9 @@ LAYERS = (  # a room imports rooms of later rows only; the rooms of one row neve
     {"planning"},
     {"data"},
     {"io"},
-    {"tg263"},
     {"workspace", "geometry", "labels"},
+    {"tg263"},
+    {"sides"},
     {"errors"},
 )
 AUGMENTING = {"training/augment.py", "training/sampler.py"}
@@ -174,6 +175,14 @@ def test_every_name_is_defined_and_every_import_used(folder):
     done = subprocess.run([sys.executable, "-m", "pyflakes", folder], cwd=ROOT, capture_output=True, text=True)
     told = [line for line in done.stdout.splitlines() if "'highdicom' imported but unused" not in line]  # it is only asked whether it is there
     assert not done.stderr and not told, "\n".join(told)
+
+
+def test_what_lies_beside_the_source_is_installed_with_it():
+    """Templates, the viewer, NiiVue: without them an installed package would fail where the source tree does not."""
+    globs = ast.literal_eval(re.search(r'^"c2f_nnunet" = (\[.*\])$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1])
+    installed = {path for glob in globs for path in PACKAGE.glob(glob)}
+    there = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert there and there == {path for path in installed if path.is_file()}
 
 
 def test_the_eight_commands_are_installed():

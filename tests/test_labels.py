@@ -1,30 +1,12 @@
-"""Organ names: their sides, pairs, channels and colours."""
+"""Organ names: their pairs, channels, TG-263 names and colours."""
 import numpy as np
 import pytest
 
 from c2f_nnunet.errors import DatasetError
-from c2f_nnunet.labels import LabelSet, member_name, member_names, side_and_stem
+from c2f_nnunet.labels import LabelSet, member_name, member_names
+from c2f_nnunet.sides import side_and_stem
 
 FIVE = LabelSet.from_names({"background": 0, "BrainStem": 1, "SpinalCord": 2, "Parotid_R": 3, "Parotid_L": 4, "Mandible": 5})
-
-
-@pytest.mark.parametrize("name, expected", [
-    ("Parotid_L", ("L", "Parotid")),
-    ("Glnd_Submand_R", ("R", "Glnd_Submand")),
-    ("Right Optic Nerve", ("R", "Optic Nerve")),
-    ("OpticNrv_Rt", ("R", "OpticNrv")),
-    ("LeftEye", ("L", "Eye")),
-    ("EyeL", ("L", "Eye")),
-    ("parotid-r", ("R", "parotid")),
-    ("L_Parotid", ("L", "Parotid")),
-    ("Parotid (L)", ("L", "Parotid")),
-    ("(rt) Parotid", ("R", "Parotid")),
-    ("LN_Neck_IA_R", ("R", "LN_Neck_IA")),  # begins with a letter of a side, glued
-    # names that only begin or end with such letters
-    ("Larynx", None), ("Lung", None), ("Rectum", None), ("Temporal", None), ("rTemporal", None), ("Cord_L_x", None), ("BrainStem", None),
-])  # fmt: skip
-def test_sides(name, expected):
-    assert side_and_stem(name) == expected
 
 
 def test_pairs_are_left_then_right_whatever_their_order_in_the_file():
@@ -54,6 +36,11 @@ def test_weaker_signs_of_a_side_count_beside_the_partner(left, right, member):
     assert labels.colour(left) == pytest.approx([0.75 * v for v in labels.colour(right)])
     alone = LabelSet.from_names({"background": 0, "CANAL": 1, left: 2})
     assert alone.pairs == () and alone.sides == {}
+
+
+def test_the_same_labels_under_standard_names():
+    labels = LabelSet.from_names({"background": 0, "Mandible": 2, "Optic-Nerve-Lt": 5, "IAC_L": 7})
+    assert labels.standard == LabelSet(("Bone_Mandible", "OpticNrv_L", "IAC_L"), (2, 5, 7))
 
 
 def test_mirrored_channel():

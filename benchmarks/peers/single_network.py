@@ -3,7 +3,9 @@
 Volumes, intensity windows, position channels, augmentation, loss, optimiser, schedule and averaging of weights are those of this project's
 views, so the network is all that differs; its size, patch, batch and rate are options. Needs a planned and preprocessed workspace.
 
-  python benchmarks/peers/single_network.py segresnet --workspace WS -d 15 --minutes 20 -i imagesTs -o OUT
+  python benchmarks/peers/single_network.py segresnet --workspace WS -d 15 --minutes 20 --weights FILE -i imagesTs -o OUT
+
+Trained weights are kept in FILE; where it is there, they are read and nothing is trained.
 """
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from monai.networks.nets import DynUNet, SegResNet, SegResNetDS
 from torch import nn
@@ -96,14 +99,34 @@ def train(model, volumes: Store, frame: Frame, args) -> nn.Module:
     used = clock.elapsed_s
     print(f"{state.progress.step} steps in {used:.0f} s ({waited / used:.1%} waiting for data)")
     average = state.average.eval()
+    score_held_out(average, volumes, split.val, frame, labels)
+    return average
+
+
+def trained(model, volumes: Store, frame: Frame, args) -> nn.Module:
+    """The network of `--weights` where it is there, else a new one, kept there."""
+    if args.weights is None:
+        return train(model, volumes, frame, args)
+    if not args.weights.exists():
+        # DynUNet has its modules under two names each, and safetensors refuses tensors that are shared
+        weights = {k: v.contiguous().clone() for k, v in train(model, volumes, frame, args).state_dict().items()}
+        args.weights.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(weights, unfinished := args.weights.with_suffix(".part"))
+        unfinished.rename(args.weights)
+    network = place(build(args.network, args.filters, frame.in_channels, model.plan.labels.channels), find_device("cpu"), 3)
+    network.load_state_dict(safetensors.torch.load_file(args.weights))
+    return network.eval()
+
+
+def score_held_out(network: nn.Module, volumes: Store, cases, frame: Frame, labels) -> None:
+    """Print the mean DSC of each organ over the held-out cases, on the coarse grid."""
     found: dict[str, list[float]] = {}
-    for volume in volumes.of_cases(split.val):
-        p = predict(average, frame, labels, volume.image[:], volume.record.anchor_index, device)
+    for volume in volumes.of_cases(cases):
+        p = predict(network, frame, labels, volume.image[:], volume.record.anchor_index, find_device("cpu"))
         for organ, value in dice_by_organ(volume.labels[:], p.argmax(0), {o: i for i, o in enumerate(labels.organs, 1) if o in volume.record.known}).items():
             found.setdefault(organ, []).extend([] if value is None else [100 * value])
     means = {o: round(float(np.mean(v)), 2) for o, v in found.items()}
     print(json.dumps({"held-out DSC %": means, "mean": round(float(np.mean(list(means.values()))), 2)}), flush=True)
-    return average
 
 
 def predict_images(model, network: nn.Module, frame: Frame, images: Path, out: Path) -> None:
@@ -130,6 +153,7 @@ def main() -> None:
     p.add_argument("--patch", type=int, nargs=3, default=(64, 64, 64), help="voxels (z, y, x), multiples of 16")
     p.add_argument("--batch", type=int, default=1)
     p.add_argument("--lr", type=float, default=3e-3)
+    p.add_argument("--weights", type=Path, help="where the trained weights are kept; where they are there, nothing is trained")
     p.add_argument("-i", dest="images", type=Path)
     p.add_argument("-o", dest="out", type=Path)
     args = p.parse_args()
@@ -139,7 +163,7 @@ def main() -> None:
     coarse = model.plan.coarse
     frame = Frame(tuple(args.patch), coarse.spacing_mm, coarse.members[0].windows)
     volumes = Store(store_folder(workspace, folder.root.parent.name, folder.root.name).volumes("coarse"))
-    network = train(model, volumes, frame, args)
+    network = trained(model, volumes, frame, args)
     if args.images and args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         predict_images(model, network, frame, args.images, args.out)

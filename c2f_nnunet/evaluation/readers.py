@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..io import records
 from ..io.records import record
-from ..labels import side_and_stem
+from ..sides import side_and_stem
 
 FILE = Path(__file__).with_name("two_readers.json")
 

@@ -84,6 +84,8 @@ def _check_organ(case: str, report: OrganReport, scan: Scene, limits: Mapping[st
     if known:
         shift = others_shift_mm(organ, scan.offsets_mm, {o: k.centre_mm for o, k in limits.items()})
         checks.append(check_scan(known.span_mm, scan.scan_mm, 0.0 if shift is None else float(shift[0]), known.in_scan))
+    if shape:
+        checks.append(check_agreement(report.evidence))
     if shape and known:
         checks += _check_shape(report, shape, scan, limits)
     checks += _check_pair(report, scan, known, pairs)
@@ -139,6 +141,16 @@ def check_found(volume_ml: float, how: str, flags: Sequence[str], grown: bool, l
     passed, said = not said, said or [f"found, {volume_ml:.{_digits(volume_ml)}f} ml"]
     said += ["box grown once"] if grown else []  # worth knowing, but no sign of a fault
     return Check("found", volume_ml, (None, None), passed, "; ".join(said))
+
+
+def check_agreement(evidence: Evidence) -> Check | None:
+    """Whether the masks of the views, of the folds and of both stages overlap at all; the value is the least of the three DSCs."""
+    known = {"the views'": evidence.views, "the folds'": evidence.folds, "the coarse and the fine": evidence.stages}
+    values = [v for v in known.values() if v is not None]
+    if not values:
+        return None
+    apart = [f"{whose} masks do not overlap" for whose, v in known.items() if v == 0]
+    return Check("agreement", min(values), (0.0, None), not apart, "; ".join(apart) or f"views, folds and stages agree at a DSC of {min(values):.2f} or more")
 
 
 def check_probability(inside: float, least: float | None) -> Check | None:
@@ -232,7 +244,7 @@ def ordered(checked: Iterable[Checked]) -> list[Checked]:
     failed, least = Counter(), {}
     for c in checked:
         failed[c.case] += len(c.failed)
-        least[c.case] = min(least.get(c.case, 1.0), c.confidence or 1.0)
+        least[c.case] = min(least.get(c.case, 1.0), c.confidence if c.evidence.inside else 1.0)
     return sorted(checked, key=lambda c: (-failed[c.case], least[c.case], c.case, not c.needs_a_look))
 
 

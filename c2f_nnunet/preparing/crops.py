@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..geometry import Geometry, boxed
-from ..labels import sides_of
+from ..sides import sides_of
 from ..planning.plan import MemberPlan
 from .resample import AIR_HU, covering_box, resample_hu, resample_map
 

@@ -6,7 +6,6 @@ import time
 import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Callable, Iterator, Mapping
 
@@ -27,7 +26,6 @@ from ..io.rtstruct_out import write_rtstruct
 from ..io.scans import Scan, is_series, place_of, read_scan, scan_grid, scan_sha256
 from ..io.series import SeriesReference, axial_slices, by_slice, series_reference
 from ..labels import LabelSet
-from ..tg263 import standard_names
 from .checking import checks_of
 from .memory import memory_estimate_gb, peak_memory_gb
 from .model import Model
@@ -266,20 +264,14 @@ def _reference(case: Case, image: Image, options: PredictOptions) -> SeriesRefer
     return series
 
 
-@cache
-def dicom_organs(labels: LabelSet) -> LabelSet:
-    """The organs as they are called in RTSTRUCT and SEG: by TG-263 where it has a name. Cached, so that its notes are logged once."""
-    return LabelSet(tuple(standard_names(labels.organs).values()), labels.ids)
-
-
 def _write_dicom(
     target: Path, labels: LabelSet, ids: np.ndarray, image: Image, series: SeriesReference | None, options: PredictOptions
 ) -> None:
     """The RTSTRUCT and the SEG that are asked for, of canonical label ids (z, y, x)."""
     if options.rtstruct:
-        write_rtstruct(_extra_path(target, "rtstruct"), ids, dicom_organs(labels), image.source, series)
+        write_rtstruct(_extra_path(target, "rtstruct"), ids, labels.standard, image.source, series)
     if options.dicom_seg:
-        write_dicom_seg(_extra_path(target, "dicom_seg"), ids, dicom_organs(labels), image.source, series)
+        write_dicom_seg(_extra_path(target, "dicom_seg"), ids, labels.standard, image.source, series)
 
 
 def _check_memory(cascade: Cascade, scan: Scan, options: PredictOptions, before_gb: float) -> None:

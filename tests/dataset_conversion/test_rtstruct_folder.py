@@ -239,6 +239,7 @@ def test_what_is_odd_in_a_patient_is_told_kept_and_counted(clinic, run):
     for case, notes in expected.items():
         record = records.read_json(run.folder / "conversion" / "cases" / f"{case}.json")
         assert record["notes"] == [note.split(" ", 1)[1] for note in notes]
+    assert known(verified(run.folder))["B"] == ("Brainstem",)  # what is refused is not annotated
     assert f"notes on 3 of the 3 cases, 4 in all, in {run.folder / 'conversion' / 'cases'}" in shown
     assert "slices between contours are empty in 1 of the 3 cases, look at them: A" in shown
     assert label_of(run.folder, "A").any(axis=(1, 2)).tolist() == [False, True, True, True, True, False]  # the parotid is on 2 and 3

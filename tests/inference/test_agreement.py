@@ -55,7 +55,8 @@ def test_evidence_from_log_odds():
     fine, coarse = np.array([[[1.0, 1.0, -1.0]]]), np.array([[[1.0, -1.0, -1.0]]])
     found = weigh(values, fine, coarse, 0.7, None)
     assert found == Evidence(pytest.approx(0.75), pytest.approx(2 * 1.5 / (1.7 + 2)), 0.7, None, pytest.approx(2 / 3))
-    assert found.confidence == found.inside and replace(found, folds=0.5).confidence == pytest.approx(0.375)
+    assert found.confidence == pytest.approx(0.75 * 0.7 * 2 / 3) and replace(found, folds=0.5).confidence == pytest.approx(0.75 * 0.7 * 0.5 * 2 / 3)
+    assert Evidence(0.75).confidence == 0.75  # nothing to compare
     assert weigh(values, None, coarse, None, 0.4).stages is None and weigh(values, None, coarse, None, 0.4).folds == 0.4
 
 

@@ -8,7 +8,7 @@ from c2f_nnunet.geometry import Box, Geometry
 from c2f_nnunet.inference import checks as module
 from c2f_nnunet.inference.agreement import Evidence
 from c2f_nnunet.inference.cascade import TAKEN_AS_ABSENT, OrganReport, Segmentation
-from c2f_nnunet.inference.checks import Check, Checked, as_rows, check_case, ordered, scene, touched
+from c2f_nnunet.inference.checks import Check, Checked, as_rows, check_agreement, check_case, ordered, scene, touched
 from c2f_nnunet.inference.expectation import Expectation
 from c2f_nnunet.inference.limits import OrganLimits
 from c2f_nnunet.inference.locate import COINCIDE, MISSED, OUTSIDE, SWAPPED
@@ -175,6 +175,18 @@ def test_what_is_wrong_is_found():
     assert failed(checked(channels(), confidence=0.6)) == {o: ["probability"] for o in ORGANS}
 
 
+def test_parts_of_the_ensemble_that_do_not_overlap_need_a_look():
+    assert check_agreement(Evidence(0.9)) is None
+    fine = check_agreement(Evidence(0.9, views=0.4, stages=0.01))
+    assert fine == Check("agreement", 0.01, (0.0, None), True, "views, folds and stages agree at a DSC of 0.01 or more")
+    apart = check_agreement(Evidence(0.9, views=0.0, folds=0.0, stages=0.5))
+    assert not apart.passed and apart.sentence == "the views' masks do not overlap; the folds' masks do not overlap"
+    assert check_agreement(Evidence(0.9, views=0.5, stages=0.0)).sentence == "the coarse and the fine masks do not overlap"
+    reports = [OrganReport("B", "threshold 0.5", 0.0, 0.06, False, (), Evidence(0.8, stages=0.0))]
+    (found,) = check_case("hn_1", Segmentation(channels(), tuple(reports)), scene(channels(), ORGANS, IMAGE, ANCHOR_MM), {}, PAIRS, 0.5)
+    assert found.needs_a_look and [c.name for c in found.failed] == ["agreement"]  # without any limits
+
+
 def test_an_empty_organ_is_asked_for_its_place_only():
     gone = channels()
     gone[gone == 2] = 0
@@ -207,6 +219,11 @@ def test_the_expected_dsc_comes_of_volume_and_probability():
     assert all(found[o].expected_dsc == pytest.approx(0.8 + 0.05 * np.clip(np.log(v), -3, 3)) for o, v in volume_ml.items())
     gone[gone == 2] = 0
     assert checked(gone, known=known)["A_R"].expected_dsc is None and checked(channels())["A_R"].expected_dsc is None
+
+
+def test_an_organ_that_is_there_without_any_agreement_is_the_least_sure_and_an_empty_one_is_not():
+    split = replace(record("b", "A", 0.0), evidence=Evidence(0.9, views=0.0))
+    assert [c.case for c in ordered([record("a", "A", 0.5), split, record("c", "A", 0.0)])] == ["b", "a", "c"]
 
 
 def test_cases_that_need_a_look_come_first():

@@ -1,4 +1,5 @@
 """DICOM series: tiny synthetic ones, whole and broken, and two real ones."""
+import io
 import random
 import tempfile
 import tracemalloc
@@ -8,10 +9,11 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from PIL import Image as Pillow
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian,
-    JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid,
+    JPEG2000, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid,
 )  # fmt: skip
 
 from c2f_nnunet.errors import ImageError
@@ -282,6 +284,16 @@ def test_jpeg_2000_under_its_general_name(folder):
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.91"))
     np.testing.assert_array_equal(read_series(folder).array[2], SMOOTH - 24)
+
+
+def test_irreversible_jpeg_2000(folder):
+    """The lossy wavelet, of another encoder, at a quarter of the size: HU near those that went in, and not the same."""
+    written = io.BytesIO()
+    Pillow.fromarray((SMOOTH + 1024).astype(np.uint16)).save(written, "JPEG2000", irreversible=True, no_jp2=True, quality_mode="rates", quality_layers=[4])
+    data = encapsulate([written.getvalue()])
+    whole(folder, syntax=JPEG2000, Rows=64, Columns=48, RescaleIntercept=-1024, PixelData=data)
+    off = np.abs(read_series(folder).array[1] - SMOOTH)
+    assert 0 < off.max() <= 10 and off.mean() < 1
 
 
 def test_fewer_voxels_than_the_header_says(folder):

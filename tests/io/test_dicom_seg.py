@@ -5,6 +5,7 @@ from datetime import datetime
 import numpy as np
 import pydicom
 import pytest
+from skimage.color import lab2rgb
 
 from c2f_nnunet.errors import ImageError
 from c2f_nnunet.geometry import to_canonical
@@ -64,6 +65,10 @@ def test_what_the_file_says_and_refers_to(tmp_path, highdicom):
     assert (dataset.PatientName, dataset.PatientID) == (PATIENT["PatientName"], PATIENT["PatientID"])
     assert dataset.SeriesDescription == dataset.ContentDescription == NOTICE and dataset.ContentQualification == "RESEARCH"
     assert {s.SegmentAlgorithmType for s in dataset.SegmentSequence} == {"AUTOMATIC"}
+    for organ, segment in zip(ORGANS.organs, dataset.SegmentSequence):  # CIELab in 16 bits, PS3.3 C.10.7.1.1
+        light, a, b = segment.RecommendedDisplayCIELabValue
+        shown = lab2rgb([light / 655.35, a / 257 - 128, b / 257 - 128])
+        np.testing.assert_allclose(shown, ORGANS.colour(organ), atol=0.01)
     uid = dataset.SOPInstanceUID
     write_dicom_seg(tmp_path / "seg.dcm", label_map((6, 20, 24)), ORGANS, made.image.source, made.series, MADE)
     assert pydicom.dcmread(tmp_path / "seg.dcm").SOPInstanceUID == uid

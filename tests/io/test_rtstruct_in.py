@@ -62,6 +62,23 @@ def test_names_numbers_colours_and_masks(ct, tmp_path):
     np.testing.assert_array_equal(full_mask(rtstruct, cord), block(0, 1, slice(1, 3)))
 
 
+@pytest.mark.parametrize("degrees", [0.2, 15.0])
+def test_contours_in_the_slices_of_a_turned_ct_are_read_as_they_are(tmp_path, degrees):
+    """A patient lay askew and the slices were turned with them: contours in these slices leave nothing to guess."""
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    turned = scan(tmp_path / "ct", orientation=(1, 0, 0, 0, c, s))
+    mask, notes = one(turned, tmp_path, [square(turned, 2)])
+    np.testing.assert_array_equal(mask, block(2))
+    assert notes == ()
+
+
+def test_contours_in_the_slices_of_a_coronal_ct_are_refused(tmp_path):
+    coronal = scan(tmp_path / "ct", orientation=(1, 0, 0, 0, 0, -1))
+    drawn = contour(coronal.image.geometry.world([(4, 2, 3), (9, 2, 3), (9, 2, 8), (4, 2, 8)]), [coronal.series.instances[2].uid])
+    with pytest.raises(ImageError, match="no structure can be used on this CT; 'Organ': 1 contour of 1 not in the plane of the CT's axial slices"):
+        read(coronal, rtstruct_file(tmp_path / "rt.dcm", {"Organ": [drawn]}))
+
+
 @pytest.mark.parametrize("charset, name, expected", [
     ("ISO_IR 100", "Ohrspeicheldrüse ", "Ohrspeicheldrüse"), ("ISO_IR 144", "Ствол", "Ствол"), ("ISO_IR 192", "脑干", "脑干"),
     ("ISO_IR 100", "Node\\left", "Node\\left"), ("ISO_IR 100", "", "ROI 1"),

@@ -23,7 +23,7 @@ from c2f_nnunet.io.series import series_reference
 from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.running import predict as running
 from c2f_nnunet.running.model import build_cascade
-from c2f_nnunet.running.predict import PredictOptions, dicom_organs, part_of, predict_array
+from c2f_nnunet.running.predict import PredictOptions, part_of, predict_array
 from c2f_nnunet.training import checkpoint
 from tests.io.dicom_rules import dciodvfy
 from tests.io.rt_files import scan
@@ -300,11 +300,6 @@ def test_a_tilted_series_is_told_before_it_is_computed_where_an_rtstruct_is_aske
     assert running._reference(case, tilted.image, PredictOptions(dicom_seg=True)) == tilted.series
     with pytest.raises(ImageError, match="P01: its slices are tilted by 37° from axial ones"):
         running._reference(case, tilted.image, PredictOptions(dicom_seg=True, rtstruct=True))
-
-
-def test_organs_have_their_tg_263_names_in_dicom():
-    labels = LabelSet(("BrainStem", "Optic-Nerve-Lt", "Gland"), (1, 2, 7))
-    assert dicom_organs(labels) == LabelSet(("Brainstem", "OpticNrv_L", "Gland"), (1, 2, 7))
 
 
 @pytest.mark.parametrize("extra", ["rtstruct", "dicom_seg"])

@@ -114,7 +114,23 @@ REPORT = """
   told.wide = d.documentElement.scrollWidth;
   const drawn = (svg) => svg.getBoundingClientRect().width > 100 && svg.querySelector("path.own");
   told.drawn = [...d.querySelectorAll(".view svg")].filter(drawn).length;
-  told.viewer = [...d.querySelectorAll("a.in-viewer")].map((a) => [a.hidden, a.getAttribute("href")]);
+  told.viewer = [...d.querySelectorAll("a.in-viewer")].map((a) => [a.checkVisibility() === false && a.closest("[hidden]") !== null, a.getAttribute("href")]);
+"""
+IN_PAGE = """
+  const page = d, viewer = d.getElementById("viewer");
+  viewer.scrollIntoView();
+  const ready = (hash) => viewer.contentWindow.location.hash === hash && viewer.contentWindow.viewer?.state.loaded;
+  await until(() => ready("#case=t5"));
+  told.first = viewer.contentWindow.location.hash;
+  page.querySelector('a.in-viewer[data-case="t2"]').click();
+  await until(() => ready("#case=t2"));
+  told.second = viewer.contentWindow.location.hash, told.page = w.location.pathname;
+  told.leaves = viewer.contentDocument.querySelector('a[href="/report.html"]').target;
+  const box = viewer.getBoundingClientRect();
+  told.shown = box.top >= 0 && box.bottom <= w.innerHeight;
+  w = viewer.contentWindow, d = w.document;
+  const all = picture();
+  told.lit = count(all, (p) => all[p] + all[p + 1] + all[p + 2] > 30) / (all.length / 4);
 """
 NAMES = """
   const lines = (node) => {
@@ -202,7 +218,14 @@ def test_the_report_sorts_opens_and_fits_a_phone(site, tmp_path):
     assert (up, down) == ("ascending", "descending") and low_first == high_first[::-1] == sorted(low_first, key=float)
     assert seen["large"] == [True, False]
     assert seen["drawn"] == 2 * 3 * 3 * 2  # two cases, three organs, three views, the reference beside the prediction
-    assert [link for hidden, link in seen["viewer"] if not hidden] == ["/", "/#case=t5", "/#case=t2"]
+    assert seen["viewer"] == [[False, link] for link in ("/", "/#case=t5", "/#case=t2")]
+
+
+def test_the_served_report_holds_the_viewer(site, tmp_path):
+    """It opens at the worst case, draws, and shows the case whose link is clicked; the page stays."""
+    seen = told(visit(site.probe("in_page.html", "/report.html", IN_PAGE, 1100, 800), tmp_path / "profile"))
+    assert seen["first"] == "#case=t5" and seen["second"] == "#case=t2" and seen["page"] == "/report.html" and seen["leaves"] == "_top"
+    assert seen["lit"] > 0.1 and seen["shown"]
 
 
 @pytest.mark.parametrize("width, lines", [(1280, 3), (390, 5)])
@@ -215,8 +238,26 @@ def test_names_stay_in_one_line_beside_long_remarks(site, predictions, tmp_path,
 def test_the_report_read_from_a_file(folder, tmp_path):
     opened = visit((folder / "report.html").as_uri(), tmp_path / "profile", milliseconds=3000)
     assert not complaints(opened), opened.console
-    assert 'class="in-viewer" href="#cases" data-case="" hidden=""' in opened.dom and '<span class="from-file">' in opened.dom
+    assert '<div class="served" hidden="">' in opened.dom and '<span class="from-file">' in opened.dom and "<iframe" in opened.dom and 'src="/"' not in opened.dom
     assert opened.dom.count("<svg") == 2 * 3 * 3 * 2
+
+
+def test_an_error_on_the_console_would_be_seen(site, tmp_path):
+    """What the other tests rest on: a script's complaint, and an error that it does not catch."""
+    script = """
+      w.console.error("odd");
+      setTimeout(() => undefinedThing());
+      await new Promise((go) => addEventListener("error", go, { once: true }));
+    """
+    opened = visit(site.probe("errors.html", "/report.html", script, 800, 520), tmp_path / "profile")
+    odd, uncaught = complaints(opened)
+    assert odd.startswith('"odd"') and "undefinedThing is not defined" in uncaught
+
+
+def test_a_prediction_s_report_read_from_a_file(site, predictions, tmp_path):
+    opened = visit((site.folder / predictions.lstrip("/")).as_uri(), tmp_path / "profile", milliseconds=3000)
+    assert not complaints(opened), opened.console
+    assert "HN_0522c0017" in opened.dom and '<div class="served" hidden="">' in opened.dom
 
 
 def test_the_page_names_nothing_outside():
