@@ -17,7 +17,7 @@ VOXELS_ACROSS = 12.0
 CONTEXT_MM = 14.0
 BASE_FEATURES = {True: 32, False: 12}
 LARGEST_CROP = {True: 128**3, False: 2 * 64**3}
-VOXELS_PER_STEP = {True: 4 * 128**3, False: 4 * 64**3}
+VOXELS_PER_STEP = {True: 4 * 128**3, False: 64**3}
 
 
 def fine_groups(fingerprint: Fingerprint) -> list[tuple[str, ...]]:
@@ -99,9 +99,9 @@ def fine_member(
     network = NetworkPlan(
         3, len(chosen), 2, features(base, len(steps) + 1, 3), steps, kernels(spacing, steps), norm="instance", background_prior=BACKGROUND_PRIOR
     )
-    wanted = int(np.clip(VOXELS_PER_STEP[budget.accelerator] // np.prod(shape), 2, 4))  # documentation/experiments.md, 27
+    wanted = int(np.clip(VOXELS_PER_STEP[budget.accelerator] // np.prod(shape), 2, 4))  # documentation/experiments.md, 33
     batch = largest_batch(network, shape, budget, wanted, least=2)
-    why_batch = "paper" if wanted == 4 else "large crops: about as many voxels a step as others have"
+    why_batch = "paper" if wanted == 4 else "large crops: fewer a step, for more steps"
     training = TrainingPlan(
         batch_size=batch, epochs=200, steps_per_epoch=50, validate_every=10, learning_rate=3e-3, optimiser="adamw", schedule="poly",
         warmup_steps=20, weight_decay=1e-2, ema_decay=0.99, clip_norm=12.0,
