@@ -2,8 +2,9 @@
 
   python benchmarks/fusion_left_out.py --workspace WS --raw RAW -d 15
 
-Fold 0 of a trained workspace. For the views' fusion (on the coarse grid) and for the merge of both stages (on the scans' grid): mean DSC in % of each
-source alone, of the plain mean, of the fit on the cases that it was fitted on, and of the fit with each case left out in turn, scored on that case.
+Every trained fold of a workspace. For the views' fusion (on the coarse grid) and for the merge of both stages (on the scans' grid): mean DSC in % of
+each source alone, of the plain mean, of the fit on a fold's held-out cases on these same cases ('fitted'), and 'unseen': on the other folds' cases, each
+predicted by its own fold's networks; where one fold is trained, on each case left out of the fit in turn.
 """
 from __future__ import annotations
 
@@ -39,18 +40,24 @@ def score(case: FitCase, weights: FusionWeights) -> float:
     return 100 * float(dsc((mask & truth).sum(), mask.sum(), truth.sum()))
 
 
-def row(organ: str, cases: list[FitCase], sources: tuple[str, ...]) -> dict:
-    """All scores of one organ."""
+def row(organ: str, folds: list[list[FitCase]], sources: tuple[str, ...]) -> dict:
+    """All scores of one organ; folds: each one's held-out cases."""
     def alone(v: int) -> FusionWeights:
         return FusionWeights((organ,), sources, tuple((float(v == u),) for u in range(len(sources))), (0.0,))
 
     def fitted(some: list[FitCase]) -> FusionWeights:
         return fit(lambda: iter(some), (organ,), sources)
 
-    given = {s: alone(v) for v, s in enumerate(sources)} | {"mean": mean_weights((organ,), sources), "fitted": fitted(cases)}
-    scores = {name: np.mean([score(c, w) for c in cases]) for name, w in given.items()}
-    left_out = np.mean([score(c, fitted(cases[:k] + cases[k + 1 :])) for k, c in enumerate(cases)])
-    return {"organ": organ, **scores, "left out": left_out, "chosen": given["fitted"].scores[0].chosen}
+    every = [c for cases in folds for c in cases]
+    given = {s: alone(v) for v, s in enumerate(sources)} | {"mean": mean_weights((organ,), sources)}
+    scores = {name: np.mean([score(c, w) for c in every]) for name, w in given.items()}
+    fits = [fitted(cases) for cases in folds]
+    scores["fitted"] = np.mean([score(c, w) for w, cases in zip(fits, folds) for c in cases])
+    if len(folds) > 1:
+        unseen = [score(c, w) for k, w in enumerate(fits) for j, cases in enumerate(folds) if j != k for c in cases]
+    else:
+        unseen = [score(c, fitted(every[:k] + every[k + 1 :])) for k, c in enumerate(every)]
+    return {"organ": organ, **scores, "unseen": np.mean(unseen), "chosen": ", ".join(w.scores[0].chosen for w in fits)}
 
 
 def main() -> None:
@@ -63,24 +70,30 @@ def main() -> None:
     workspace = Workspace.find(args.workspace)
     folder = workspace.model(args.dataset, None)
     model = open_model(folder)
-    organs, split = model.plan.labels.organs, model.splits()[0]
-    cascade, _ = build_cascade(model, (0,), "best", find_device(args.device))
+    organs, names = model.plan.labels.organs, tuple(m.name for m in model.plan.coarse.members)
     cases = {c.id: c for c in read_dataset(args.raw / model.plan.dataset).training}
     store = store_folder(workspace, folder.root.parent.name, folder.root.name)
-    with tempfile.TemporaryDirectory() as scratch:
-        views = [running._save_views(cascade, v, Path(scratch))() for v in stored_of(store, cascade.views[0], split.val)]
-        maps: dict[str, list[FitCase]] = {o: [] for o in organs}
-        for case in split.val:
-            for organ, saved in running._save_maps(cascade, cases[case], Path(scratch), {o: [] for o in organs}):
-                if saved.load:
-                    maps[organ].append(one_organ(saved.load(), 0))
-        names = tuple(m.name for m in cascade.views)
-        tables = {"fusion of the views": [row(o, [one_organ(v, c) for v in views], names) for c, o in enumerate(organs)],
-                  "merge of both stages": [row(o, maps[o], MERGE_SOURCES) for o in organs]}  # fmt: skip
-    for title, rows in tables.items():
-        table = pd.DataFrame(rows).set_index("organ")
+    views: dict[str, list[list[FitCase]]] = {o: [] for o in organs}  # by organ and fold
+    maps: dict[str, list[list[FitCase]]] = {o: [] for o in organs}
+    for fold in running.complete_folds(model, model.plan.members, "best"):
+        cascade, _ = build_cascade(model, (fold,), "best", find_device(args.device))
+        split = model.splits()[fold]
+        for organ in organs:
+            views[organ].append([])
+            maps[organ].append([])
+        with tempfile.TemporaryDirectory() as scratch:
+            for volume in stored_of(store, cascade.views[0], split.val):
+                case = running._save_views(cascade, volume, Path(scratch))()
+                for c, organ in enumerate(organs):
+                    views[organ][-1].append(one_organ(case, c))
+            for case in split.val:
+                for organ, saved in running._save_maps(cascade, cases[case], Path(scratch), {o: [] for o in organs}):
+                    if saved.load:
+                        maps[organ][-1].append(one_organ(saved.load(), 0))
+    for title, found, sources in (("fusion of the views", views, names), ("merge of both stages", maps, MERGE_SOURCES)):
+        table = pd.DataFrame([row(o, found[o], sources) for o in organs]).set_index("organ")
         table.loc["mean"] = table.mean(numeric_only=True)
-        print(f"{title}, {len(split.val)} cases\n{table.to_string(float_format=lambda v: f'{v:.2f}', na_rep='')}\n")
+        print(f"{title}\n{table.to_string(float_format=lambda v: f'{v:.2f}', na_rep='')}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fitting `fusion`'s weights on held-out cases: each organ's candidates measured on full volumes, then all organs together.
+"""Fitting `fusion`'s weights on held-out cases: each organ by itself on drawn voxels, then all organs together on full volumes.
 
 log-odds (V, C, Z, Y, X) and channels as in `fusion`; a table of weights is (V + 1, C): one row per source, then the bias.
 """
@@ -19,27 +19,19 @@ _LOUDER, _LOUDEST = 4.0, 3  # by this factor, up to so often, an organ in want i
 def fit(cases: Callable[[], Iterable[FitCase]], organs: tuple[str, ...], sources: tuple[str, ...], seed: int = 12345) -> FusionWeights:
     """Weights supervised by held-out cases, so that no organ is worse fused than in its best single source.
 
-    cases: called anew for each pass, so that large cases are streamed one at a time. Learned weights (where they carry over
-    to cases that they were not fitted on, see `learn`), the plain mean and each source alone are measured on the full
-    volumes; each organ keeps what has the highest mean DSC (of equals the earlier), and `_settle` then checks all organs
-    together. Deterministic for a seed. ModelError where no case fits.
+    cases: called anew for each pass, so that large cases are streamed one at a time. Each organ's weights are learned by itself from
+    drawn voxels (see `learn`); `_settle` then checks all organs together on the full volumes. Deterministic for a seed.
+    ModelError where no case fits.
     """
     samples, ids = draw(cases(), organs, sources, seed)
     mean = _mean_table(len(sources), len(organs))
-    found = [learn(drawn) if drawn else (mean[:, c], False) for c, drawn in enumerate(samples)]
-    learned, carries_over = np.stack([theta for theta, _ in found], axis=1), np.array([proven for _, proven in found])
+    learned = np.stack([learn(drawn) if drawn else mean[:, c] for c, drawn in enumerate(samples)], axis=1)
     alone_at = [_source_table(v, len(sources), len(organs)) for v in range(len(sources))]
-    tables = [learned, mean, *alone_at]
-    single, joint = (means(s) for s in _measure(cases(), tables))
-    single[0, ~carries_over] = np.nan
-    fitted = np.array([any(drawn) for drawn in samples])
-    by_source = np.where(fitted, joint[2:], np.nan)
+    fitted = np.array([bool(drawn) for drawn in samples])
+    by_source = np.where(fitted, means(_measure(cases(), alone_at)), np.nan)
     best_source = np.where(np.isnan(by_source), -1, by_source).argmax(axis=0)
-    pick = np.where(np.isnan(single), -1, single).argmax(axis=0)
-    pick[~fitted] = 1
-    table = np.stack([tables[k][:, c] for c, k in enumerate(pick)], axis=1)
-    at_source = np.stack([tables[2 + v][:, c] for c, v in enumerate(best_source)], axis=1)
-    starts = [(table, pick - 2 == best_source), (at_source, fitted), (learned, ~fitted)]
+    at_source = np.stack([alone_at[v][:, c] for c, v in enumerate(best_source)], axis=1)
+    starts = [(learned, (learned == at_source).all(axis=0)), (at_source, fitted)]
     table, fused, switched = _settle(cases, starts, by_source, best_source)
     scores = []
     for c, organ in enumerate(organs):
@@ -74,13 +66,13 @@ def _number(x) -> float | None:
     return None if np.isnan(x) else float(x)
 
 
-def _measure(cases, tables) -> tuple[np.ndarray, np.ndarray]:
-    """DSC on full volumes (tables, cases, C): of each organ's own mask F_c > 0, and of the joint decision of all organs.
+def _measure(cases, tables) -> np.ndarray:
+    """DSC on full volumes (tables, cases, C) of the joint decision of all organs.
 
     F_c ≤ Σ_v w[v,c] · max_v z[v,c] + b_c for w ≥ 0, so a voxel whose log-odds are all under the floor is in no mask.
     """
     floor = min((-t[-1] / np.maximum(t[:-1].sum(axis=0), 1e-6)).min() for t in tables) - 1e-3  # less rounding of float32
-    alone, joint = [], []
+    joint = []
     for case in cases:
         inside = np.zeros(case.truth.shape, bool)
         for of_source in case.logits:
@@ -88,27 +80,16 @@ def _measure(cases, tables) -> tuple[np.ndarray, np.ndarray]:
                 inside |= volume > floor
         logits, truth = case.logits[:, :, inside], case.truth[inside]
         size = np.bincount(case.truth[case.truth > 0], minlength=case.known.size + 1)
-        scores = [[np.where(case.known, s, np.nan) for s in _scores(logits, truth, size, table)] for table in tables]
-        alone.append([s[0] for s in scores])
-        joint.append([s[1] for s in scores])
-    return np.array(alone).transpose(1, 0, 2), np.array(joint).transpose(1, 0, 2)
+        joint.append([np.where(case.known, _scores(logits, truth, size, table), np.nan) for table in tables])
+    return np.array(joint).transpose(1, 0, 2)
 
 
-def _scores(logits: np.ndarray, truth: np.ndarray, size: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """DSC (C,) of each organ alone and of all jointly, from (V, C, n) log-odds, (n,) truth and the organs' sizes in full."""
+def _scores(logits: np.ndarray, truth: np.ndarray, size: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """DSC (C,) of each organ, all decided jointly, from (V, C, n) log-odds, (n,) truth and the organs' sizes in full."""
     organs = table.shape[1]
-    alone = np.full(organs, np.nan)
-
-    def volumes():
-        for c in range(organs):
-            fused = fuse_organ(logits[:, c], table[:, c])
-            under = truth[fused > 0]
-            alone[c] = dsc(np.count_nonzero(under == c + 1), under.size, size[c + 1])
-            yield fused
-
-    labels = decide(volumes())
+    labels = decide(fuse_organ(logits[:, c], table[:, c]) for c in range(organs))
     hit, predicted = (np.bincount(x, minlength=organs + 1) for x in (labels[labels == truth], labels))
-    return alone, dsc(hit, predicted, size)[1:]
+    return dsc(hit, predicted, size)[1:]
 
 
 def _settle(cases, starts, by_source, best_source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,7 +114,7 @@ def _settled_from(cases, table, by_source, best_source, at_best) -> tuple[tuple,
     best, organs = by_source.max(axis=0), np.arange(table.shape[1])
     stage, kept = at_best.astype(int), None
     for _ in range((1 + _LOUDEST) * len(organs) + 1):
-        joint = means(_measure(cases(), [table])[1])[0]
+        joint = means(_measure(cases(), [table]))[0]
         wanting = best - joint > TOLERANCE
         rank = (wanting.sum(), np.where(wanting, best - joint, 0).sum())
         if kept is None or rank < kept[0]:

@@ -3,17 +3,12 @@ import numpy as np
 import pytest
 
 from c2f_nnunet.inference import fusion_learn
+from c2f_nnunet.inference.fusion_learn import learn
 
 
 def drawn(x, y, stands_for=None):
     x = np.array(x, np.float32)
     return fusion_learn.Drawn(x, np.array(y, bool), np.ones(len(x)) if stands_for is None else np.array(stands_for, float))
-
-
-def learned(cases):
-    """The weights and the bias where they carry over, else None."""
-    theta, carries_over = fusion_learn.learn(cases)
-    return theta if carries_over else None
 
 
 def test_the_mean_then_all_eighths_that_sum_to_one_are_tried():
@@ -29,28 +24,37 @@ def test_weights_that_carry_over_are_learned():
     # the second source calls a voxel the organ that is none, more surely than the first denies it; the first overlooks one
     case = drawn([[4, 4], [-2, 3], [-4, 4.5], [-4, -4]], [True, True, False, False])
     # with 5 of 8 eighths for the first: 4, -0.125, -0.81, -4: the second voxel is won by a bias of 0.2
-    assert learned([case, case]) == pytest.approx([0.625, 0.375, 0.2])
+    assert learn([case, case]) == pytest.approx([0.625, 0.375, 0.2])
+    assert learn([case]).tolist() == [0.5, 0.5, 0]  # one case cannot tell
+
+
+def test_of_weights_no_worse_than_the_best_source_the_nearest_to_the_mean_are_taken():
+    # the second source denies the organ: in the mean it is -1, with five eighths for the first -0.25, with six 0.5
+    case = drawn([[2, -4], [-3, -3]], [True, False])
+    assert learn([case]).tolist() == [0.75, 0.25, 0]
+    # where the second is certain of what is wrong, the first alone
+    assert learn([drawn([[2, 2], [-1, 9]], [True, False])]).tolist() == [1, 0, 0]
 
 
 def test_what_helps_one_case_only_is_not_learned():
     timid = drawn([[-0.5, -0.5], [-3, -3]], [True, False])  # found with a bias of 0.6
     bold = drawn([[2, 2], [-0.4, -0.4]], [True, False])  # spoilt by it
-    assert learned([timid, bold, bold]) is None
-    assert learned([timid, timid, timid]) == pytest.approx([0.5, 0.5, 0.6])
-    assert learned([timid]) is None  # one case cannot tell
+    assert learn([timid, bold, bold]).tolist() == [0.5, 0.5, 0]
+    assert learn([timid, timid, timid]) == pytest.approx([0.5, 0.5, 0.6])
+    assert learn([timid, timid, bold, bold]).tolist() == [0.5, 0.5, 0]  # gains 1 and 1, loses 1/3 and 1/3: on average 0.33, ± 0.38
 
 
-def test_of_equals_nothing_is_learned():
+def test_of_equals_the_mean_is_taken():
     same = drawn([[3, 3], [2, 2], [-2, -2]], [True, True, False])
-    assert learned([same, same]) is None
+    assert learn([same, same]).tolist() == [0.5, 0.5, 0]
 
 
 def test_a_bias_is_taken_where_it_gains_more_than_its_price():
     # two voxels of 100 lie at -0.55: with a bias of 0.6 they are in, at a price of 0.0015, and the DSC rises by 0.0101
     few = drawn([[1], [-0.55], [-9]], [True, True, False], [98, 2, 1000])
-    assert learned([few, few]) == pytest.approx([1, 0.6])
+    assert learn([few, few]) == pytest.approx([1, 0.6])
     fewer = few._replace(stands_for=np.array([1999.0, 1, 1000]))  # one voxel of 2,000 gains 0.00025
-    assert learned([fewer, fewer]) is None
+    assert learn([fewer, fewer]).tolist() == [1, 0]
 
 
 def test_dsc_by_bias_by_hand():
@@ -68,8 +72,8 @@ def test_dsc_by_bias_by_hand():
 def test_cases_without_the_organ_are_no_evidence():
     timid = drawn([[-0.5], [-3]], [True, False])
     without = drawn([[-9], [-9]], [False, False])
-    assert learned([timid, without]) is None
-    assert learned([timid, without, timid]) == pytest.approx([1, 0.6])
+    assert learn([timid, without]).tolist() == [1, 0]
+    assert learn([timid, without, timid]) == pytest.approx([1, 0.6])
 
 
 def test_drawn_voxels_stand_for_all(monkeypatch):
