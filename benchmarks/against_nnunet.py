@@ -7,7 +7,8 @@ is not counted. A step that has its record under benchmarks/results/against_nnun
 with the same command; a record says on which processor it was made, and the table compares records of one processor only.
 
 nnU-Net is installed in an environment of its own; its trainer is only made to end after the minutes (peers/nnUNetTrainerMinutes.py). The single networks
-run in another (peers/single_network.py). Peak memory is the largest process's.
+run in another (peers/single_network.py). Peak memory is the largest process's. Where nnU-Net's prediction with mirroring takes longer than its training,
+it is ended and made with --disable_tta, and the table says so.
 """
 from __future__ import annotations
 
@@ -16,8 +17,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 import venv
 from dataclasses import dataclass
@@ -84,14 +87,27 @@ def commit() -> str:
     return subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 
-def run(command, env: dict[str, str], log: Path) -> dict[str, float]:
-    """Run a command, its output to a file; minutes and the largest process's peak memory in GB. Ends the benchmark where it fails."""
+def run(command, env: dict[str, str], log: Path, most_minutes: float = float("inf")) -> dict[str, float]:
+    """Run a command, its output to a file; minutes and the largest process's peak memory in GB. Ends the benchmark where it fails.
+
+    TimeoutError where it was ended after most_minutes, with the processes that it started.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{time.strftime('%H:%M')} {' '.join(map(str, command))}", flush=True)
     began = time.monotonic()
     with open(log, "a") as out:
-        child = subprocess.Popen(list(map(str, command)), env=os.environ | env, stdout=out, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(child.pid, 0)  # of this command and the processes that it waited for
+        child = subprocess.Popen(list(map(str, command)), env=os.environ | env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        timer = threading.Timer(min(60 * most_minutes, threading.TIMEOUT_MAX), os.killpg, (child.pid, signal.SIGKILL))
+        timer.start()
+        try:
+            _, status, usage = os.wait4(child.pid, 0)  # of this command and the processes that it waited for
+        except BaseException:
+            os.killpg(child.pid, signal.SIGTERM)
+            raise
+        finally:
+            timer.cancel()
+    if status and time.monotonic() - began >= 60 * most_minutes:
+        raise TimeoutError
     if status:
         raise SystemExit(f"{command[0]} failed; see {log}")
     return {"minutes": round((time.monotonic() - began) / 60, 2), "peak_gb": round(usage.ru_maxrss / 2**20, 2)}
@@ -145,7 +161,14 @@ def train_nnunet(bench: Bench, method: str, minutes: float, out: Path, log: Path
     trained = once(bench.step("train", method, minutes), [commands / "nnUNetv2_train", number, configuration, "0", *trainer], env, log)
     command = [commands / "nnUNetv2_predict", "-i", bench.images, "-o", out, "-d", number, "-c", configuration, "-f", "0", *trainer,
                "-npp", "1", "-nps", "1"]
-    return trained, run(command, env, log)
+    slow = bench.step("mirrored_is_slow", method, minutes)  # mirroring takes longer than the training did
+    if not slow.exists():
+        try:
+            return trained, run(command, env, log, most_minutes=minutes)
+        except TimeoutError:
+            slow.write_text(json.dumps({"minutes": minutes}))
+    shutil.rmtree(out, ignore_errors=True)
+    return trained, run([*command, "--disable_tta"], env, log) | {"mirrored": False}
 
 
 def train_single(bench: Bench, method: str, minutes: float, out: Path, log: Path) -> tuple[dict, dict]:
@@ -247,7 +270,7 @@ def main() -> None:
                 continue
             print(f"\n{minutes:g} minutes, {name}")
             print(table(chosen).to_string(index=False, float_format=lambda v: f"{v:.4f}", na_rep=""))
-            cost = [{"method": r["method"], **{f"{k} {u}": r[k][u] for k in ("train", "predict") for u in ("minutes", "peak_gb")}, "commit": r["commit"]} for r in chosen]
+            cost = [{"method": r["method"], **{f"{k} {u}": r[k][u] for k in ("train", "predict") for u in ("minutes", "peak_gb")}, "mirrored": r["predict"].get("mirrored", True), "commit": r["commit"]} for r in chosen]
             print(pd.DataFrame(cost).to_string(index=False))
 
 
