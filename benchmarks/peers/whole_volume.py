@@ -38,6 +38,10 @@ class Frame:
     def left_right_channel(self) -> int:
         return len(self.windows) + LEFT_RIGHT
 
+    @property
+    def air(self) -> tuple[float, ...]:
+        return tuple(normalise(np.array([AIR_HU]), self.windows).ravel().tolist())
+
     def input(self, hu: np.ndarray, window: Box, anchor_index) -> np.ndarray:
         """(in_channels, z, y, x) float32: the intensities, then the offsets from the body's anchor."""
         part = crop_and_pad_nd(hu, [[a, b] for a, b in zip(window.start, window.stop)], AIR_HU)
@@ -55,7 +59,7 @@ class WindowSource:
         holding = ([(i, r.boxes[o]) for i, r in enumerate(records) if o in r.boxes and o in r.known] for o in labels.organs)
         self.by_organ = [places for places in holding if places]
         self.transforms = make_transforms(
-            "full", frame.shape, frame.spacing_mm, intensity_channels=len(frame.windows), mirror_axis=LEFT_RIGHT,
+            "full", frame.shape, frame.spacing_mm, air=frame.air, mirror_axis=LEFT_RIGHT,
             mirrored_channel=labels.mirrored_channel if labels.is_symmetric else (), odd_channels=(frame.left_right_channel,),
         )  # fmt: skip
 

@@ -30,7 +30,7 @@ def fit(cases: Callable[[], Iterable[FitCase]], organs: tuple[str, ...], sources
     fitted = np.array([bool(drawn) for drawn in samples])
     by_source = np.where(fitted, means(_measure(cases(), alone_at)), np.nan)
     best_source = np.where(np.isnan(by_source), -1, by_source).argmax(axis=0)
-    at_source = np.stack([alone_at[v][:, c] for c, v in enumerate(best_source)], axis=1)
+    at_source = np.stack([alone_at[v][:, c] if fitted[c] else mean[:, c] for c, v in enumerate(best_source)], axis=1)
     starts = [(learned, (learned == at_source).all(axis=0)), (at_source, fitted)]
     table, fused, switched = _settle(cases, starts, by_source, best_source)
     scores = []

@@ -34,7 +34,7 @@ COMMON_RULES = {  # what holds for the members of both stages
     "training.ema_decay": "the running average of the weights is validated and kept: steadier than the last step's",
     "training.clip_norm": "gradients are cut to this norm (nnU-Net's 12)",
     "training.loss": "Dice for the small organs and plain cross-entropy: stronger class weights over-segment",
-    "training.augmentation": "full: rotation, scaling, noise, blur, contrast, low resolution, flips with left and right labels swapped",
+    "training.augmentation": "full: rotation, scaling, scans that end elsewhere, noise, blur, contrast, low resolution, flips with left and right labels swapped",
 }
 
 

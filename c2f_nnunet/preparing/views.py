@@ -65,6 +65,11 @@ def intensity_channels(member: MemberPlan) -> int:
     return len(member.windows) * (2 * member.context_slices + 1)
 
 
+def air_input(member: MemberPlan) -> tuple[float, ...]:
+    """What air is in each of a member's intensity channels."""
+    return tuple(normalise(np.full(2 * member.context_slices + 1, AIR_HU), member.windows).ravel().tolist())
+
+
 def odd_channels(member: MemberPlan) -> tuple[int, ...]:
     """Input channels that change sign when left and right are swapped: the left-right position."""
     if not member.position_channels or member.axis is None:

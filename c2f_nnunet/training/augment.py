@@ -33,7 +33,8 @@ THICK_SLICES = 3.0  # nnU-Net's ratio of spacings from which slices are not mixe
 @dataclass(frozen=True)
 class Preset:
     """Chances and ranges. degrees: of rotation about each axis; shift: share of the patch's side, either way;
-    scaling: factors on the size of the sampled region, so above 1 the patient shrinks."""
+    scaling: factors on the size of the sampled region, so above 1 the patient shrinks; missing: largest share of the
+    patch's side beyond which the scan ends."""
 
     p_rotation: float = 0.0
     degrees: float = 0.0
@@ -41,6 +42,8 @@ class Preset:
     shift: float = 0.1
     p_scaling: float = 0.0
     scaling: tuple[float, float] = (0.7, 1.4)
+    p_end: float = 0.0
+    missing: float = 0.5
     intensity: bool = False
     mirror: bool = False
 
@@ -49,8 +52,8 @@ PRESETS = {
     "none": Preset(),
     # the paper gives no numbers: patients lie upright in the scanner, so the angles are small
     "paper": Preset(p_rotation=0.5, degrees=15, p_translation=0.5),
-    # nnU-Net's chances and ranges; it has no translation, because it draws patches at random places
-    "full": Preset(p_rotation=0.2, degrees=30, p_translation=0.2, p_scaling=0.2, intensity=True, mirror=True),
+    # nnU-Net's chances and ranges; it has no translation, because it draws patches at random places, and no ends of scans
+    "full": Preset(p_rotation=0.2, degrees=30, p_translation=0.2, p_scaling=0.2, p_end=0.3, intensity=True, mirror=True),
 }
 
 
@@ -74,7 +77,7 @@ def make_transforms(
     patch_shape: tuple[int, ...],
     spacing_mm: tuple[float, ...],
     *,
-    intensity_channels: int,
+    air: tuple[float, ...],
     mirror_axis: int | None = None,
     mirrored_channel: tuple[int, ...] = (),
     odd_channels: tuple[int, ...] = (),
@@ -83,15 +86,17 @@ def make_transforms(
     """The augmentation of a member whose patches have this shape and spacing, both per spatial axis (two or three).
 
     A larger image is cropped to patch_shape about its centre, and what turns into view is then real tissue instead of
-    padding. intensity_channels: the first so many image channels are intensities, the others coordinates: they are moved
-    but never blurred, brightened, …. mirror_axis, mirrored_channel, odd_channels, mirrored_input: see LeftRightMirror;
+    padding. air: what air is in each of the image's first channels, which are intensities; the others are coordinates: they
+    are moved but never blurred, brightened, …. mirror_axis, mirrored_channel, odd_channels, mirrored_input: see LeftRightMirror;
     without mirror_axis and odd_channels, or without mirrored_channel, nothing is mirrored. Give no mirrored_channel
     where a sided organ lacks its partner: a mirrored one would be taught under the wrong name.
     """
     values = PRESETS[preset]
     transforms: list[BasicTransform] = [AffineInMm(patch_shape, spacing_mm, values)]
+    if values.p_end:
+        transforms.append(RandomTransform(EndOfScan(air, values.missing), values.p_end))
     if values.intensity:
-        transforms.append(OnIntensities(intensity_channels, _intensity_transforms(spacing_mm)))
+        transforms.append(OnIntensities(len(air), _intensity_transforms(spacing_mm)))
     if values.mirror and mirrored_channel and (mirror_axis is not None or odd_channels):
         transforms.append(LeftRightMirror(mirror_axis, mirrored_channel, odd_channels, mirrored_input))
     return Augmentation(ComposeTransforms(transforms))
@@ -144,6 +149,33 @@ class AffineInMm(SpatialTransform):
     def _apply_to_segmentation(self, segmentation: Tensor, **params) -> Tensor:
         # torch repeats borders for floats only; channel numbers are exact in float32
         return super()._apply_to_segmentation(segmentation.float(), **params).to(segmentation.dtype)
+
+
+class EndOfScan(BasicTransform):
+    """Lets the scan end at a plane across one axis, up to `missing` of the patch's side from its border: beyond are air and no organ.
+
+    Scans end where the radiographer stopped, and parts of them are removed before they are shared: a network that has seen
+    few such patients relies on surroundings that another patient lacks. The coordinates stay: they count from what is left.
+    """
+
+    def __init__(self, air: tuple[float, ...], missing: float):
+        super().__init__()
+        self.air, self.missing = torch.tensor(air), missing
+
+    def get_parameters(self, image: Tensor, **_) -> dict:
+        axis = np.random.randint(1, image.ndim)
+        end = round(np.random.uniform(0, self.missing) * image.shape[axis])
+        return {"axis": axis, "beyond": slice(0, end) if np.random.uniform() < 0.5 else slice(image.shape[axis] - end, None)}
+
+    def _apply_to_image(self, image: Tensor, axis: int, beyond: slice) -> Tensor:
+        image = image.clone()
+        image[: len(self.air)].movedim(axis, -1)[..., beyond] = self.air.view(-1, *[1] * (image.ndim - 1))
+        return image
+
+    def _apply_to_segmentation(self, segmentation: Tensor, axis: int, beyond: slice) -> Tensor:
+        segmentation = segmentation.clone()
+        segmentation.movedim(axis, -1)[..., beyond] = 0
+        return segmentation
 
 
 class OnIntensities(BasicTransform):

@@ -28,7 +28,7 @@ from ..preparing.crops import is_symmetric
 from ..preparing.normalise import normalise
 from ..preparing.prepare import jitter_voxels
 from ..preparing.views import (
-    IN_PLANE, intensity_channels, left_right_axis, mirrored_input, odd_channels, plane_shape, slab, slice_input, training_window,
+    IN_PLANE, air_input, left_right_axis, mirrored_input, odd_channels, plane_shape, slab, slice_input, training_window,
 )  # fmt: skip
 from .augment import make_transforms, seeded
 
@@ -86,7 +86,7 @@ class SliceSource:
         self.transforms = make_transforms(
             member.training.augmentation, plane_shape(member.shape, member.axis),
             tuple(member.spacing_mm[a] for a in IN_PLANE[member.axis]),
-            intensity_channels=intensity_channels(member), mirror_axis=left_right_axis(member.axis),
+            air=air_input(member), mirror_axis=left_right_axis(member.axis),
             mirrored_channel=labels.mirrored_channel if labels.is_symmetric else (),
             odd_channels=odd_channels(member), mirrored_input=mirrored_input(member),
         )  # fmt: skip
@@ -135,7 +135,7 @@ class CropSource:
         self.absent = [i for i, v in enumerate(cached.volumes) if not v.record.boxes]
         self.jitter = jitter_voxels(member)
         self.transforms = make_transforms(
-            member.training.augmentation, member.shape, member.spacing_mm, intensity_channels=len(member.windows),
+            member.training.augmentation, member.shape, member.spacing_mm, air=air_input(member),
             mirror_axis=left_right_axis(None), mirrored_channel=(0, 1) if is_symmetric(member) else (),
         )  # fmt: skip
 

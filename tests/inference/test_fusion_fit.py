@@ -183,6 +183,19 @@ def test_learned_weights_that_fail_in_full_give_way_to_the_best_source(monkeypat
     assert weights.scores[0].fused == 1 > weights.scores[0].by_source[0]
 
 
+def test_an_organ_without_cases_starts_as_the_mean_wherever_the_others_start(monkeypatch):
+    stem, _, truth = two_organs()
+    settled, tables = fusion_fit._settled_from, []
+
+    def never_content(cases, table, *rest):  # so that each start is tried
+        tables.append(table[:, 1].tolist())
+        return (1, 0), *settled(cases, table, *rest)[1:]
+
+    monkeypatch.setattr(fusion_fit, "_settled_from", never_content)
+    fit(lambda: [case("p", [[stem, stem], [stem, stem]], truth, known=(True, False))], ORGANS, VIEWS)
+    assert tables == [[0.5, 0.5, 0], [0.5, 0.5, 0]]
+
+
 def test_misfitting_or_missing_cases_are_stated_errors():
     stem, cord, truth = two_organs()
     wrong = case("p7", [[stem, cord]], truth)

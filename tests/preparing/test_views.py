@@ -4,7 +4,7 @@ import pytest
 from c2f_nnunet.geometry import Box
 from c2f_nnunet.inference.tiles import tiles
 from c2f_nnunet.preparing.views import (
-    POSITION_SCALE_MM, intensity_channels, left_right_axis, mirrored_input, odd_channels, plane_shape, positions, slab, slice_input,
+    POSITION_SCALE_MM, air_input, intensity_channels, left_right_axis, mirrored_input, odd_channels, plane_shape, positions, slab, slice_input,
     training_window,
 )  # fmt: skip
 
@@ -76,6 +76,11 @@ def test_odd_channels_by_hand(plans):
     assert odd_channels(plans.member(0, positions=1)) == ()  # z only
     assert odd_channels(plans.fine(("Stem",), (8, 8, 8), (1, 1, 1))) == ()
     assert intensity_channels(plans.member(0)) == 6
+
+
+def test_air_by_hand(plans):
+    assert air_input(plans.member(0)) == pytest.approx([-0.25] * 3 + [-0.5] * 3)  # below both windows: 0 less each one's mean
+    assert air_input(plans.fine(("Stem",), (8, 8, 8), (1, 1, 1))) == pytest.approx([-0.25])
 
 
 @pytest.mark.parametrize(("volume", "start"), [

@@ -9,7 +9,7 @@ import torch
 from c2f_nnunet.labels import LabelSet
 from c2f_nnunet.planning.plan import LossPlan, TrainingPlan
 from c2f_nnunet.training.augment import (
-    PRESETS, AffineInMm, LeftRightMirror, OnIntensities, Preset, _intensity_transforms, make_transforms, rotation_limits, seeded,
+    PRESETS, AffineInMm, EndOfScan, LeftRightMirror, OnIntensities, Preset, _intensity_transforms, make_transforms, rotation_limits, seeded,
 )
 
 LABELS = LabelSet(("Brainstem", "Parotid_L", "Parotid_R"), (1, 2, 3))
@@ -77,7 +77,7 @@ def test_mirror_happens_half_of_the_time_along_left_right_alone():
     ],
 )
 def test_when_a_preset_mirrors(preset, arguments, mirrors):
-    augment = make_transforms(preset, (6, 8), (1, 1), intensity_channels=1, **arguments)
+    augment = make_transforms(preset, (6, 8), (1, 1), air=(-5.0,), **arguments)
     assert any(isinstance(t, LeftRightMirror) for t in augment.transforms.transforms) == mirrors
 
 
@@ -87,7 +87,7 @@ def test_presets_keep_shape_type_and_arguments(preset, shape):
     image, segmentation = sample(shape)
     image_before, segmentation_before = image.clone(), segmentation.clone()
     mirror = {"mirror_axis": len(shape) - 1, "mirrored_channel": SWAP, "odd_channels": (1,)}
-    augment = make_transforms(preset, shape, (3.0, 1.0, 1.0)[-len(shape):], intensity_channels=1, **mirror)
+    augment = make_transforms(preset, shape, (3.0, 1.0, 1.0)[-len(shape):], air=(-5.0,), **mirror)
     changed = 0
     for index in range(30):
         with seeded(1, index):
@@ -110,6 +110,27 @@ def test_intensity_transforms_leave_coordinates_alone():
             out = change(image=out)["image"]
     assert torch.equal(out[2:], image[2:])
     assert not torch.allclose(out[0], image[0]) and not torch.allclose(out[1], image[1])
+
+
+@pytest.mark.parametrize("shape", [(10, 8), (6, 10, 8)])
+def test_a_scan_ends_at_a_plane(shape):
+    image, organ = torch.rand(3, *shape), torch.ones(1, *shape, dtype=torch.int16)
+    before, end, ends = image.clone(), EndOfScan((-5.0, -7.0), missing=0.5), set()
+    for index in range(100):
+        with seeded(index):
+            out = end(image=image, segmentation=organ, known=KNOWN)
+        gone = out["segmentation"][0] == 0
+        assert torch.equal(gone, out["image"][0] == -5) and torch.equal(gone, out["image"][1] == -7)  # air, and no organ
+        assert torch.equal(out["image"][:2, ~gone], before[:2, ~gone]) and torch.equal(out["image"][2], before[2])  # the coordinate stays
+        if gone.any():
+            places = gone.nonzero()
+            (axis,) = [a for a, n in enumerate(shape) if len(places[:, a].unique()) < n]  # whole planes across one axis
+            n = len(places[:, axis].unique())
+            assert n <= shape[axis] / 2 and gone.sum() == n * gone.numel() / shape[axis]
+            assert places[:, axis].min() == 0 or places[:, axis].max() == shape[axis] - 1  # from one border on
+            ends.add((axis, bool(places[:, axis].min() == 0)))
+    assert len(ends) == 2 * len(shape)  # each border
+    assert torch.equal(image, before) and organ.all()
 
 
 def affine(shape, spacing_mm, patch_shape=None, **preset):
@@ -204,7 +225,7 @@ def test_rotation_limits(extent_mm, spacing_mm, expected):
 
 def test_a_sample_depends_on_its_key_alone():
     image, segmentation = sample((16, 16))
-    augment = make_transforms("full", (16, 16), (1, 1), intensity_channels=1, mirror_axis=1, mirrored_channel=SWAP)
+    augment = make_transforms("full", (16, 16), (1, 1), air=(-5.0,), mirror_axis=1, mirrored_channel=SWAP)
 
     def draw(*key):
         with seeded(*key):
