@@ -1,10 +1,10 @@
 """A 3D network's view of the coarse volume: windows to train on, and the whole volume's probabilities; for single_network.py.
 
-The same stored volumes, intensity windows, position channels and augmentation as this project's 2D views have.
+The same stored volumes, intensity windows, position channels and augmentation as this project's 2D views have, but for the ends of scans.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from c2f_nnunet.planning.plan import Window
 from c2f_nnunet.preparing.normalise import normalise
 from c2f_nnunet.preparing.resample import AIR_HU
 from c2f_nnunet.preparing.views import LEFT_RIGHT, positions, training_window
-from c2f_nnunet.training.augment import make_transforms
+from c2f_nnunet.training.augment import PRESETS, make_transforms
 from c2f_nnunet.training.sampler import CachedVolumes, Draw
+
+AUGMENTATION = replace(PRESETS["full"], p_end=0.0)  # without ends of scans, which it is better without: documentation/experiments.md, 38
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class WindowSource:
         holding = ([(i, r.boxes[o]) for i, r in enumerate(records) if o in r.boxes and o in r.known] for o in labels.organs)
         self.by_organ = [places for places in holding if places]
         self.transforms = make_transforms(
-            "full", frame.shape, frame.spacing_mm, air=frame.air, mirror_axis=LEFT_RIGHT,
+            AUGMENTATION, frame.shape, frame.spacing_mm, air=frame.air, mirror_axis=LEFT_RIGHT,
             mirrored_channel=labels.mirrored_channel if labels.is_symmetric else (), odd_channels=(frame.left_right_channel,),
         )  # fmt: skip
 

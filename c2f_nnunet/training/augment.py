@@ -1,4 +1,4 @@
-"""Random changes of a training sample, composed by a preset's name; the only module that uses augmentation libraries.
+"""Random changes of a training sample, composed by a preset; the only module that uses augmentation libraries.
 
 The transforms are batchgeneratorsv2's, which draw from the GLOBAL generators of numpy and torch: `with seeded(...)`
 makes a sample a pure function of its key. That is safe with worker processes, not with threads.
@@ -73,7 +73,7 @@ class Augmentation:
 
 
 def make_transforms(
-    preset: str,
+    preset: Preset,
     patch_shape: tuple[int, ...],
     spacing_mm: tuple[float, ...],
     *,
@@ -91,13 +91,12 @@ def make_transforms(
     without mirror_axis and odd_channels, or without mirrored_channel, nothing is mirrored. Give no mirrored_channel
     where a sided organ lacks its partner: a mirrored one would be taught under the wrong name.
     """
-    values = PRESETS[preset]
-    transforms: list[BasicTransform] = [AffineInMm(patch_shape, spacing_mm, values)]
-    if values.p_end:
-        transforms.append(RandomTransform(EndOfScan(air, values.missing), values.p_end))
-    if values.intensity:
+    transforms: list[BasicTransform] = [AffineInMm(patch_shape, spacing_mm, preset)]
+    if preset.p_end:
+        transforms.append(RandomTransform(EndOfScan(air, preset.missing), preset.p_end))
+    if preset.intensity:
         transforms.append(OnIntensities(len(air), _intensity_transforms(spacing_mm)))
-    if values.mirror and mirrored_channel and (mirror_axis is not None or odd_channels):
+    if preset.mirror and mirrored_channel and (mirror_axis is not None or odd_channels):
         transforms.append(LeftRightMirror(mirror_axis, mirrored_channel, odd_channels, mirrored_input))
     return Augmentation(ComposeTransforms(transforms))
 

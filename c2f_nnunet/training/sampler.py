@@ -30,7 +30,7 @@ from ..preparing.prepare import jitter_voxels
 from ..preparing.views import (
     IN_PLANE, air_input, left_right_axis, mirrored_input, odd_channels, plane_shape, slab, slice_input, training_window,
 )  # fmt: skip
-from .augment import make_transforms, seeded
+from .augment import PRESETS, make_transforms, seeded
 
 
 @dataclass
@@ -84,7 +84,7 @@ class SliceSource:
             where = cached.volumes[0].folder
             raise DatasetError(f"{where}: no training case of {member.name} has a labelled organ; check the labels")
         self.transforms = make_transforms(
-            member.training.augmentation, plane_shape(member.shape, member.axis),
+            PRESETS[member.training.augmentation], plane_shape(member.shape, member.axis),
             tuple(member.spacing_mm[a] for a in IN_PLANE[member.axis]),
             air=air_input(member), mirror_axis=left_right_axis(member.axis),
             mirrored_channel=labels.mirrored_channel if labels.is_symmetric else (),
@@ -135,7 +135,7 @@ class CropSource:
         self.absent = [i for i, v in enumerate(cached.volumes) if not v.record.boxes]
         self.jitter = jitter_voxels(member)
         self.transforms = make_transforms(
-            member.training.augmentation, member.shape, member.spacing_mm, air=air_input(member),
+            PRESETS[member.training.augmentation], member.shape, member.spacing_mm, air=air_input(member),
             mirror_axis=left_right_axis(None), mirrored_channel=(0, 1) if is_symmetric(member) else (),
         )  # fmt: skip
 

@@ -77,7 +77,7 @@ def test_mirror_happens_half_of_the_time_along_left_right_alone():
     ],
 )
 def test_when_a_preset_mirrors(preset, arguments, mirrors):
-    augment = make_transforms(preset, (6, 8), (1, 1), air=(-5.0,), **arguments)
+    augment = make_transforms(PRESETS[preset], (6, 8), (1, 1), air=(-5.0,), **arguments)
     assert any(isinstance(t, LeftRightMirror) for t in augment.transforms.transforms) == mirrors
 
 
@@ -87,7 +87,7 @@ def test_presets_keep_shape_type_and_arguments(preset, shape):
     image, segmentation = sample(shape)
     image_before, segmentation_before = image.clone(), segmentation.clone()
     mirror = {"mirror_axis": len(shape) - 1, "mirrored_channel": SWAP, "odd_channels": (1,)}
-    augment = make_transforms(preset, shape, (3.0, 1.0, 1.0)[-len(shape):], air=(-5.0,), **mirror)
+    augment = make_transforms(PRESETS[preset], shape, (3.0, 1.0, 1.0)[-len(shape):], air=(-5.0,), **mirror)
     changed = 0
     for index in range(30):
         with seeded(1, index):
@@ -225,7 +225,7 @@ def test_rotation_limits(extent_mm, spacing_mm, expected):
 
 def test_a_sample_depends_on_its_key_alone():
     image, segmentation = sample((16, 16))
-    augment = make_transforms("full", (16, 16), (1, 1), air=(-5.0,), mirror_axis=1, mirrored_channel=SWAP)
+    augment = make_transforms(PRESETS["full"], (16, 16), (1, 1), air=(-5.0,), mirror_axis=1, mirrored_channel=SWAP)
 
     def draw(*key):
         with seeded(*key):
