@@ -58,7 +58,7 @@ def literal(text: str) -> str:
 def overlay(case: OverlayCase, labels: LabelSet) -> Figure:
     """Three planes of a case: the prediction's contours solid, the reference's dashed, organs in their own colours.
 
-    Each plane is the slice that meets the most organs, nearest to the organs' centre among equals.
+    Each plane is the one that cuts the organs best, see `fullest_slice`.
     """
     maps = [m for m in (case.reference, case.prediction) if m is not None]
     shown = maps[0] if len(maps) == 1 else np.where(maps[0] > 0, maps[0], maps[1])
@@ -83,21 +83,26 @@ def overlay(case: OverlayCase, labels: LabelSet) -> Figure:
     return figure
 
 
-def busiest_slice(channels: np.ndarray, axis: int) -> int:
-    """The slice across `axis` that meets the most organs; among equals the one nearest to the foreground's centre."""
+def fullest_slice(channels: np.ndarray, axis: int) -> int:
+    """The slice across `axis` that cuts the organs best; among equals the one nearest to the foreground's centre.
+
+    Each organ counts by its area there, as a share of its largest: a slice that meets every organ just at its end, where contours
+    differ most, would show a result worse than it is.
+    """
     where = np.nonzero(channels)
     if not where[0].size:
         return channels.shape[axis] // 2
-    met = np.zeros((int(channels.max()) + 1, channels.shape[axis]), bool)
-    met[channels[where], where[axis]] = True
-    count = met.sum(axis=0)
-    best = np.flatnonzero(count == count.max())
+    _, organ = np.unique(channels[where], return_inverse=True)
+    n = channels.shape[axis]
+    areas = np.bincount(organ * n + where[axis], minlength=(organ.max() + 1) * n).reshape(-1, n)
+    shares = (areas / areas.max(axis=1, keepdims=True)).sum(axis=0)
+    best = np.flatnonzero(np.isclose(shares, shares.max()))
     return int(best[np.argmin(np.abs(best - where[axis].mean()))])
 
 
 def _show_plane(ax: Axes, plane: str, case: OverlayCase, shown: np.ndarray, box: Box, labels: LabelSet) -> None:
     axis, row, column, (left, right, top, bottom) = PLANES[plane]
-    k = busiest_slice(shown, axis)
+    k = fullest_slice(shown, axis)
     cut = tuple(k if a == axis else box.slices[a] for a in range(3))
     sy, sx = case.geometry.spacing_mm[row], case.geometry.spacing_mm[column]
     ny, nx = box.shape[row], box.shape[column]

@@ -16,7 +16,7 @@ from ..io.records import record
 from .agreement import Evidence
 from .cascade import OrganReport, Segmentation
 from .limits import EDGE_SHARE, Limit, Limits3, OrganLimits, among_mm, held_share, others_shift_mm
-from .locate import COINCIDE, SWAPPED, Faces, threshold_of
+from .locate import COINCIDE, MISSED, SWAPPED, Faces, threshold_of
 from .shapes import Shape, shapes
 
 SIDE_FLAGS = (SWAPPED, COINCIDE)  # of the coarse stage; asked of the final masks by `check_sides`
@@ -84,7 +84,7 @@ def _check_organ(case: str, report: OrganReport, scan: Scene, limits: Mapping[st
     if known:
         shift = others_shift_mm(organ, scan.offsets_mm, {o: k.centre_mm for o, k in limits.items()})
         checks.append(check_scan(known.span_mm, scan.scan_mm, 0.0 if shift is None else float(shift[0]), known.in_scan))
-    if shape:
+    if shape and MISSED not in report.flags:  # a miss is told once, as such
         checks.append(check_agreement(report.evidence))
     if shape and known:
         checks += _check_shape(report, shape, scan, limits)

@@ -21,10 +21,19 @@ def channels():
     return c
 
 
-def test_busiest_slice():
-    assert figures.busiest_slice(channels(), 0) == 3
-    assert figures.busiest_slice(channels(), 1) in (3, 4)  # all of 2…5 meet both; 3 and 4 are nearest to their centre 3.5
-    assert figures.busiest_slice(np.zeros((8, 10, 12), np.uint8), 2) == 6
+def test_fullest_slice():
+    assert figures.fullest_slice(channels(), 0) == 3
+    assert figures.fullest_slice(channels(), 1) in (3, 4)  # all of 2…5 cut both alike; 3 and 4 are nearest to their centre 3.5
+    assert figures.fullest_slice(np.zeros((8, 10, 12), np.uint8), 2) == 6
+
+
+def test_fullest_slice_does_not_cut_organs_at_their_ends():
+    """Areas along z, organ 1: 9 9 9 1 0 0 0, organ 2: 0 4 4 1 1 0 0, organ 3 (the largest): 0 0 0 20 20 20 20."""
+    c = np.zeros((7, 5, 12), np.uint8)
+    c[:3, :3, :3], c[3, 0, 0] = 1, 1
+    c[1:3, :2, 4:6], c[3:5, 0, 4] = 2, 2
+    c[3:, :, 8:] = 3
+    assert figures.fullest_slice(c, 0) == 2  # slice 3 meets all three, two of them in one voxel
 
 
 def test_overlay_keeps_the_patients_directions_and_proportions():

@@ -185,6 +185,9 @@ def test_parts_of_the_ensemble_that_do_not_overlap_need_a_look():
     reports = [OrganReport("B", "threshold 0.5", 0.0, 0.06, False, (), Evidence(0.8, stages=0.0))]
     (found,) = check_case("hn_1", Segmentation(channels(), tuple(reports)), scene(channels(), ORGANS, IMAGE, ANCHOR_MM), {}, PAIRS, 0.5)
     assert found.needs_a_look and [c.name for c in found.failed] == ["agreement"]  # without any limits
+    missed = OrganReport("B", "prior", 0.0, 0.06, False, (MISSED,), Evidence(0.8, stages=0.0))  # of course they do not overlap: told once
+    (found,) = check_case("hn_1", Segmentation(channels(), (missed,)), scene(channels(), ORGANS, IMAGE, ANCHOR_MM), {}, PAIRS, 0.5)
+    assert [c.sentence for c in found.failed] == [f"{MISSED}; found at prior"]
 
 
 def test_an_empty_organ_is_asked_for_its_place_only():
