@@ -8,7 +8,7 @@ with the same command; a record says on which processor it was made, and the tab
 
 nnU-Net is installed in an environment of its own; its trainer is only made to end after the minutes (peers/nnUNetTrainerMinutes.py). The single networks
 run in another (peers/single_network.py). Peak memory is the largest process's. Where nnU-Net's prediction with mirroring takes longer than its training,
-it is ended and made with --disable_tta, and the table says so.
+which its first scan mostly tells, it is ended and made with --disable_tta, and the table says so.
 """
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 import venv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ SINGLE = {  # options of peers/single_network.py, tuned on the held-out cases of
     "segresnet": ["--filters", "16", "--batch", "1"],
     "dynunet": ["--filters", "16", "--batch", "1"],
 }
+FIRST_SCAN = 1.5  # times its share of the minutes that a scan predicted alone may take: the start of the command counts there
 METHODS = (OURS, *NNUNET, *SINGLE)
 METRICS = {"dsc": ("DSC %", 100, True), "hd95_mm": ("95HD mm", 1, False), "surface_dsc": ("surface DSC %", 100, True)}
 
@@ -101,6 +103,7 @@ def run(command, env: dict[str, str], log: Path, most_minutes: float = float("in
         timer.start()
         try:
             _, status, usage = os.wait4(child.pid, 0)  # of this command and the processes that it waited for
+            child.returncode = os.waitstatus_to_exitcode(status)  # waited for behind its back
         except BaseException:
             os.killpg(child.pid, signal.SIGTERM)
             raise
@@ -159,16 +162,32 @@ def train_nnunet(bench: Bench, method: str, minutes: float, out: Path, log: Path
     shutil.copy(Path(bench.ours(minutes)["C2F_RESULTS"]) / bench.dataset / "auto" / "splits_final.json", prepared)
     trainer = ["-tr", "nnUNetTrainerMinutes", "-p", plans, "-device", "cpu"]
     trained = once(bench.step("train", method, minutes), [commands / "nnUNetv2_train", number, configuration, "0", *trainer], env, log)
-    command = [commands / "nnUNetv2_predict", "-i", bench.images, "-o", out, "-d", number, "-c", configuration, "-f", "0", *trainer,
-               "-npp", "1", "-nps", "1"]
-    slow = bench.step("mirrored_is_slow", method, minutes)  # mirroring takes longer than the training did
+
+    def predict(images: Path, out: Path) -> list:
+        return [commands / "nnUNetv2_predict", "-i", images, "-o", out, "-d", number, "-c", configuration, "-f", "0", *trainer, "-npp", "1", "-nps", "1"]
+
+    return trained, predict_nnunet(predict, bench, method, minutes, out, log)
+
+
+def predict_nnunet(predict: Callable[[Path, Path], list], bench: Bench, method: str, minutes: float, out: Path, log: Path) -> dict:
+    """Predict imagesTs with nnU-Net's defaults, or without mirroring where that takes longer than the training: the first scan alone mostly tells.
+
+    predict: the command for a folder of images and one for results.
+    """
+    slow, env = bench.step("mirrored_is_slow", method, minutes), bench.nnunet(minutes)
     if not slow.exists():
+        scans, alone = sorted(bench.images.glob("*_0000.*")), bench.scratch / "first_scan"
+        shutil.rmtree(alone, ignore_errors=True)
+        (alone / "images").mkdir(parents=True)
+        (alone / "images" / scans[0].name).symlink_to(scans[0])
         try:
-            return trained, run(command, env, log, most_minutes=minutes)
+            run(predict(alone / "images", alone / "out"), env, log, most_minutes=FIRST_SCAN * minutes / len(scans))
+            return run(predict(bench.images, out), env, log, most_minutes=minutes)
         except TimeoutError:
+            slow.parent.mkdir(parents=True, exist_ok=True)
             slow.write_text(json.dumps({"minutes": minutes}))
     shutil.rmtree(out, ignore_errors=True)
-    return trained, run([*command, "--disable_tta"], env, log) | {"mirrored": False}
+    return run([*predict(bench.images, out), "--disable_tta"], env, log) | {"mirrored": False}
 
 
 def train_single(bench: Bench, method: str, minutes: float, out: Path, log: Path) -> tuple[dict, dict]:

@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 from ..planning.plan import LossPlan
 
 FOCAL_GAMMA = 2.0  # Lin et al. 2017
+DICE_START = 0.1  # an organ with a batch Dice under this has not started (documentation/experiments.md, 43)
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -120,14 +121,19 @@ def weighted_cross_entropy(sums: ChannelSums, reading: str = "predictions", temp
 
 
 def dice(sums: ChannelSums) -> Tensor:
-    """1 - mean over the organs of 2 Σ y ŷ / Σ (y + ŷ), the sums taken over the whole batch ("batch Dice"); in 0…1.
+    """Mean over the organs of 1 - D, D = 2 Σ y ŷ / Σ (y + ŷ) with the sums taken over the whole batch ("batch Dice").
+
+    Where D is under DICE_START = d: 1 - d - d ln(D / d), which goes on smoothly from there. The gradient of 1 - D fades with the organ's
+    probabilities, so that an organ which the network does not see yet, or small beside many false voxels, may never start;
+    the logarithm's (Wong et al. 2018, arXiv 1809.00076) does not. In 0…1, and above 1 for an organ that has hardly started.
 
     An organ that no voxel of the batch is labelled with gives no term: 2·0 / Σ ŷ is 0 for any ŷ > 0, which would pull on
     false positives however faint; the cross-entropy deals with them smoothly. With no organ at all the value is 0.
     """
     present = sums.truth[1:] > 0
     score = 2 * sums.overlap[1:] / (sums.truth + sums.predicted)[1:].clamp(min=1)  # a present organ has at least one voxel
-    return ((1 - score) * present).sum() / present.sum().clamp(min=1)
+    faint = 1 - DICE_START - DICE_START * (score.clamp(1e-8, DICE_START) / DICE_START).log()
+    return (torch.where(score < DICE_START, faint, 1 - score) * present).sum() / present.sum().clamp(min=1)
 
 
 def generalised_dice(sums: ChannelSums) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import c2f_nnunet
 from c2f_nnunet.planning.plan import LossPlan
 from c2f_nnunet.training.loss import (
-    across_processes, channel_sums, class_weights, deep_supervised, dice, generalised_dice, make_loss, weighted_cross_entropy,
+    ChannelSums, across_processes, channel_sums, class_weights, deep_supervised, dice, generalised_dice, make_loss, weighted_cross_entropy,
 )
 
 # one slice of 4×4 with background (12 voxels) and two organs (3 and 1 voxels)
@@ -97,6 +97,40 @@ def test_no_division_by_zero_without_organs_or_predictions(reading):
 def test_dice_by_hand():
     # organ 1: 2·0.75 / (3 + 4); organ 2: 2·0.25 / (1 + 4)
     assert dice(sums_of()).item() == pytest.approx(1 - (1.5 / 7 + 0.5 / 5) / 2)
+
+
+def test_an_organ_that_has_not_started_pulls_as_much_however_faint_it_is():
+    # both organs with p in every voxel: D = 2·3 p / (3 + 16 p) and 2 p / (1 + 16 p); at 1e-4 far under the start of 0.1
+    values, pulls = [], []
+    for p in (1e-4, 1e-6):
+        logits = logits_of((1 - 2 * p, p, p)).requires_grad_()
+        value = dice(channel_sums(logits, TARGET, KNOWN))
+        value.backward()
+        by_hand = [1 - 0.1 - 0.1 * math.log(2 * n * p / (n + 16 * p) / 0.1) for n in (3, 1)]
+        assert value.item() == pytest.approx(sum(by_hand) / 2, rel=1e-4)
+        values.append(value.item())
+        pulls.append(logits.grad[0, 2, 2, 2].item())  # organ 2 in its only voxel: d/dz of -0.1 ln p, halved by the mean of two organs
+    assert values[1] > values[0] > 1
+    assert pulls == pytest.approx([-0.05, -0.05], rel=0.01)
+
+
+def test_dice_goes_on_smoothly_where_an_organ_starts():
+    def at(score):  # one voxel of truth and of prediction: D is the overlap
+        overlap = torch.tensor([0.0, score], requires_grad=True)
+        ones = torch.ones(2)
+        value = dice(ChannelSums(ones, ones, ones, overlap, ones))
+        value.backward()
+        return value.item(), overlap.grad[1].item()
+
+    below, above = at(0.1 - 1e-5), at(0.1 + 1e-5)
+    assert below == pytest.approx(above, rel=1e-3) and above == pytest.approx((0.9, -1), rel=1e-3)
+
+
+def test_dice_of_an_organ_with_no_probability_at_all_is_finite():
+    logits = perfect_logits(torch.zeros_like(TARGET)).requires_grad_()
+    value = dice(channel_sums(logits, TARGET, KNOWN))
+    value.backward()
+    assert 1 < value.item() < 3 and logits.grad.isfinite().all()
 
 
 def test_dice_leaves_out_absent_organs():
