@@ -26,7 +26,10 @@ FACES = (("lower", "upper"), ("front", "back"), ("right", "left"))
 
 @record
 class Check:
-    """One question and its answer. limit: (lowest, highest) of `value` that passes, None on an open side; sentence: for people."""
+    """One question and its answer. limit: (lowest, highest) of `value` that passes, None on an open side; sentence: for people.
+
+    The lowest 0 of agreement and sides does not pass itself: masks must overlap, and a left organ lie to the left.
+    """
 
     name: str
     value: float | None
