@@ -18,7 +18,6 @@ CONTEXT_MM = 14.0
 BASE_FEATURES = {True: 32, False: 12}
 LARGEST_CROP = {True: 128**3, False: 2 * 64**3}
 VOXELS_PER_STEP = {True: 4 * 128**3, False: 64**3}
-MINUTES_SHARE = 0.5  # of all networks' time
 
 
 def fine_groups(fingerprint: Fingerprint) -> list[tuple[str, ...]]:
@@ -83,8 +82,10 @@ def fine_windows(organs: tuple[str, ...], found: list[OrganStats], fingerprint: 
     return (own, views[0]), rule + "; and the views' wide one, which shows the bone about a soft organ in the middle"
 
 
-def fine_member(organs: tuple[str, ...], fingerprint: Fingerprint, coarse_spacing, budget: Budget, spacing_mm=None) -> MemberPlan:
-    """One organ's or pair's crop, network and training, as if it were the only one; with a spacing given, all else follows from that."""
+def fine_member(
+    organs: tuple[str, ...], fingerprint: Fingerprint, coarse_spacing, share: float, budget: Budget, spacing_mm=None
+) -> MemberPlan:
+    """One organ's or pair's crop, network and training; with a spacing given, all else follows from that one."""
     found = stats_of(fingerprint, organs)
     own = np.median([c.spacing_mm for c in fingerprint.cases], axis=0)
     jitter = jitter_mm(found, coarse_spacing)
@@ -109,7 +110,7 @@ def fine_member(organs: tuple[str, ...], fingerprint: Fingerprint, coarse_spacin
     return MemberPlan(
         name=member_name(organs), stage="fine", organs=organs, axis=None, volumes=member_name(organs), spacing_mm=spacing, shape=shape,
         windows=chosen, context_slices=0, position_channels=0, jitter_mm=jitter, network=network,
-        training=training, minutes_share=MINUTES_SHARE,
+        training=training, minutes_share=share,
         rules={
             "organs": "a left/right pair shares one network, left crops mirrored" if len(organs) == 2 else "one organ, one network (paper)",
             "spacing_mm": spacing_rule,
@@ -126,18 +127,9 @@ def fine_member(organs: tuple[str, ...], fingerprint: Fingerprint, coarse_spacin
             "network.norm": "instance: a batch of few crops is too small for batch statistics",
             "training.batch_size": batch_rule(network, shape, budget, wanted, why_batch, batch),
             "training.foreground_share": "four crops of five hold the organ; the fifth, where cases lack it, shows its usual place without it",
-            "minutes_share": "half of a time budget goes to the organs, in proportion to the voxels of a step: each gets about as many steps",
+            "minutes_share": "half of a time budget goes to the organs, in equal parts",
         } | COMMON_RULES,
     )  # fmt: skip
-
-
-def minutes_shares(members: list[MemberPlan]) -> list[float]:
-    """The organs' part of the time so divided that each network gets about as many steps (documentation/experiments.md, 45).
-
-    A step's time follows the voxels in it within a tenth, since all these networks are equally wide.
-    """
-    voxels = [m.training.batch_size * int(np.prod(m.shape)) for m in members]
-    return [round(MINUTES_SHARE * v / sum(voxels), 4) for v in voxels]
 
 
 def prior(organ: str, fingerprint: Fingerprint) -> OrganPrior:
@@ -154,9 +146,8 @@ def prior(organ: str, fingerprint: Fingerprint) -> OrganPrior:
 def fine_plan(fingerprint: Fingerprint, coarse_spacing, budget: Budget, spacing_mm=None) -> FinePlan:
     """Stage 2 from the fingerprint; spacing_mm: given for every member, else each has its own."""
     groups = fine_groups(fingerprint)
-    members = [fine_member(g, fingerprint, coarse_spacing, budget, spacing_mm) for g in groups]
-    named = zip(member_names(groups), members, minutes_shares(members))
-    members = tuple(replace(m, name=name, volumes=name, minutes_share=share) for name, m, share in named)
+    members = [fine_member(g, fingerprint, coarse_spacing, round(0.5 / len(groups), 4), budget, spacing_mm) for g in groups]
+    members = tuple(replace(m, name=name, volumes=name) for name, m in zip(member_names(groups), members))
     priors = tuple(prior(o, fingerprint) for o in fingerprint.labels.organs)
     return FinePlan((0.5, 0.25, 0.1), 0.1, priors, members, {
         "thresholds": "an organ is looked for at probability one half, then lower, then at its usual place in the body",

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 
@@ -56,7 +54,7 @@ def test_large_crops_have_fewer_a_step(make):
     """Without an accelerator a step has no more voxels than 64³, so that there are enough steps, but never fewer than two crops."""
     def voxels_and_batch(z_mm: float, side_mm: float) -> tuple[int, int]:
         data = make.fingerprint(*[make.case(f"c{i}", Stem=make.organ(volume_mm3=36.0**3, extent_mm=(z_mm, side_mm, side_mm))) for i in range(3)])
-        member = fine_member(("Stem",), data, (2.0, 2.0, 2.0), make.cpu)
+        member = fine_member(("Stem",), data, (2.0, 2.0, 2.0), 0.5, make.cpu)
         assert member.training.batch_size == 4 or "large crops" in member.rules["training.batch_size"]
         return int(np.prod(member.shape)), member.training.batch_size
 
@@ -79,7 +77,7 @@ def test_jitter_follows_how_the_organs_extent_varies(make):
 def test_crop_shape_and_window(make):
     hu = (-100.0, 20.0, 100.0)
     data = make.fingerprint(*[make.case(f"c{i}", Stem=make.organ(extent_mm=(40, 30, 20), hu=hu)) for i in range(3)])
-    member = fine_member(("Stem",), data, (3.0, 2.0, 2.0), make.gpu)
+    member = fine_member(("Stem",), data, (3.0, 2.0, 2.0), 0.5, make.gpu)
     assert member.jitter_mm == (3.0, 3.0, 3.0)  # one coarse voxel: the extents do not vary
     around = 2 * (3.0 + fine.CONTEXT_MM)
     extent = np.array([40, 30, 20]) + around
@@ -95,7 +93,7 @@ def test_a_single_soft_organ_also_sees_the_bone_about_it(make):
     soft, bone = (-100.0, 20.0, 100.0), (0.0, 600.0, 1700.0)
     hu = {"Stem": soft, "Gland_L": soft, "Gland_R": soft, "Bone": bone}
     data = make.fingerprint(make.case(**{name: make.organ(hu=v) for name, v in hu.items()}))
-    seen = {g: fine_member(g, data, (3.0, 2.0, 2.0), make.cpu) for g in (("Stem",), ("Gland_L", "Gland_R"), ("Bone",))}
+    seen = {g: fine_member(g, data, (3.0, 2.0, 2.0), 0.5, make.cpu) for g in (("Stem",), ("Gland_L", "Gland_R"), ("Bone",))}
     windows = {g: [(w.low_hu, w.high_hu) for w in m.windows] for g, m in seen.items()}
     assert windows == {("Stem",): [(-200, 200), (-100 - 450, 1700 + 450)], ("Gland_L", "Gland_R"): [(-200, 200)], ("Bone",): [(-850, 2550)]}
     assert all(m.network.in_channels == len(m.windows) for m in seen.values())
@@ -103,7 +101,7 @@ def test_a_single_soft_organ_also_sees_the_bone_about_it(make):
 
 
 def test_a_given_spacing_keeps_the_extent_in_mm(make):
-    one, two = (fine_member(("Mandible",), make.pddca(), (3, 2, 2), make.gpu, spacing_mm=mm) for mm in ((1, 1, 1), (2, 2, 2)))
+    one, two = (fine_member(("Mandible",), make.pddca(), (3, 2, 2), 0.5, make.gpu, spacing_mm=mm) for mm in ((1, 1, 1), (2, 2, 2)))
     for a, b in zip(np.multiply(one.shape, one.spacing_mm), np.multiply(two.shape, two.spacing_mm)):
         assert abs(a - b) <= 16  # both hold the same, up to a multiple of 8 voxels
 
@@ -122,16 +120,7 @@ def test_the_ladder_goes_down(make):
     plan = fine_plan(make.pddca(), (2, 2, 2), make.cpu)
     assert list(plan.thresholds) == sorted(plan.thresholds, reverse=True)
     assert {p.organ for p in plan.priors} == set(make.pddca().labels.organs)
-
-
-def test_every_organ_gets_about_as_many_steps(make):
-    """A network whose steps hold three times the voxels gets three times the minutes; together they have half of them."""
-    members = fine_plan(make.pddca(), (2, 2, 2), make.cpu).members
-    voxels = {m.name: m.training.batch_size * math.prod(m.shape) for m in members}
-    assert max(voxels.values()) > 2 * min(voxels.values()), "crops of one size would show nothing"
-    steps = [m.minutes_share / voxels[m.name] for m in members]
-    assert max(steps) == pytest.approx(min(steps), rel=0.01)
-    assert sum(m.minutes_share for m in members) == pytest.approx(0.5, abs=0.001)
+    assert sum(m.minutes_share for m in plan.members) == pytest.approx(0.5, abs=0.01)
 
 
 def test_organs_that_would_share_a_folder_have_networks_of_their_own(make):
