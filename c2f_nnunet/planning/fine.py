@@ -15,6 +15,7 @@ from .topology import divisors, features, kernels, round_up, strides
 
 VOXELS_ACROSS = 12.0
 CONTEXT_MM = 14.0
+FINE_GRID_MM = 2.5  # where a grid counts as fine to a pair; between 1.6 and 4.4 mm nothing was measured
 BASE_FEATURES = {True: 32, False: 12}
 LARGEST_CROP = {True: 128**3, False: 2 * 64**3}
 VOXELS_PER_STEP = {True: 4 * 128**3, False: 64**3}
@@ -72,14 +73,18 @@ def crop_extent_mm(found: list[OrganStats], jitter_mm) -> np.ndarray:
     return np.percentile([s.extent_mm for s in found], 99, axis=0) + 2 * (np.array(jitter_mm) + CONTEXT_MM)
 
 
-def fine_windows(organs: tuple[str, ...], found: list[OrganStats], fingerprint: Fingerprint) -> tuple[tuple[Window, ...], str]:
-    """The organ's own window, and for a single soft organ the views' wide one beside it (documentation/experiments.md, 23)."""
+def fine_windows(organs: tuple[str, ...], found: list[OrganStats], fingerprint: Fingerprint, spacing_mm) -> tuple[tuple[Window, ...], str]:
+    """The organ's own window, and for a soft organ the views' wide one beside it, where bone is not white without structure.
+
+    Not for a pair on a coarse grid: parotids lost by it at 4.4 mm and gained at 1.6 (documentation/experiments.md, 23, 45 and 46).
+    """
     low, mid, high = (float(v) for v in np.median([s.hu for s in found], axis=0))
     own, views = widened(low, high, mid, share=0.5), windows(fingerprint)[0]
     rule = "median 0.5 and 99.5 percentiles of the organ, half the width added on each side; mean: the organ's median"
-    if len(organs) > 1 or mid >= SOFT_HU or len(views) == 1:
+    coarse_pair = len(organs) > 1 and min(spacing_mm) > FINE_GRID_MM
+    if coarse_pair or mid >= SOFT_HU or len(views) == 1:
         return (own,), rule
-    return (own, views[0]), rule + "; and the views' wide one, which shows the bone about a soft organ in the middle"
+    return (own, views[0]), rule + "; and the views' wide one, which shows the bone about a soft organ"
 
 
 def fine_member(
@@ -95,7 +100,7 @@ def fine_member(
         spacing, spacing_rule = tuple(map(float, spacing_mm)), "given"
     steps, shape = crop_grid(extent, spacing)
     base = BASE_FEATURES[budget.accelerator]
-    chosen, window_rule = fine_windows(organs, found, fingerprint)
+    chosen, window_rule = fine_windows(organs, found, fingerprint, spacing)
     network = NetworkPlan(
         3, len(chosen), 2, features(base, len(steps) + 1, 3), steps, kernels(spacing, steps), norm="instance", background_prior=BACKGROUND_PRIOR
     )

@@ -89,15 +89,22 @@ def test_crop_shape_and_window(make):
     assert (member.network.in_channels, member.network.out_channels, member.network.norm) == (1, 2, "instance")
 
 
-def test_a_single_soft_organ_also_sees_the_bone_about_it(make):
+def test_a_soft_organ_also_sees_the_bone_about_it(make):
+    """A single one always; a pair where its voxels are small enough to show it."""
     soft, bone = (-100.0, 20.0, 100.0), (0.0, 600.0, 1700.0)
     hu = {"Stem": soft, "Gland_L": soft, "Gland_R": soft, "Bone": bone}
     data = make.fingerprint(make.case(**{name: make.organ(hu=v) for name, v in hu.items()}))
-    seen = {g: fine_member(g, data, (3.0, 2.0, 2.0), 0.5, make.cpu) for g in (("Stem",), ("Gland_L", "Gland_R"), ("Bone",))}
-    windows = {g: [(w.low_hu, w.high_hu) for w in m.windows] for g, m in seen.items()}
-    assert windows == {("Stem",): [(-200, 200), (-100 - 450, 1700 + 450)], ("Gland_L", "Gland_R"): [(-200, 200)], ("Bone",): [(-850, 2550)]}
-    assert all(m.network.in_channels == len(m.windows) for m in seen.values())
-    assert "bone" in seen["Stem",].rules["windows"] and "bone" not in seen["Gland_L", "Gland_R"].rules["windows"]
+    own, wide, pair = (-200, 200), (-100 - 450, 1700 + 450), ("Gland_L", "Gland_R")
+
+    def seen(organs, mm):
+        member = fine_member(organs, data, (3.0, 2.0, 2.0), 0.5, make.cpu, spacing_mm=(3.0, mm, mm))
+        assert member.network.in_channels == len(member.windows)
+        assert ("bone" in member.rules["windows"]) == (len(member.windows) == 2)
+        return [(w.low_hu, w.high_hu) for w in member.windows]
+
+    assert seen(("Stem",), 2.5) == seen(("Stem",), 2.6) == [own, wide]
+    assert seen(pair, 2.5) == [own, wide] and seen(pair, 2.6) == [own]
+    assert seen(("Bone",), 2.5) == [(-850, 2550)]
 
 
 def test_a_given_spacing_keeps_the_extent_in_mm(make):
