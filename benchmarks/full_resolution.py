@@ -4,7 +4,7 @@ No full-resolution CT with organs can be shared here, so CTs are made from publi
 each as it is and once deformed, to train; 8 others to test; eight organs of the paper's nine. Then the whole job by the project's commands,
 and the coarse and the final result on the test scans side by side.
 
-  python benchmarks/full_resolution.py --anatomies DIR --workspace WS --minutes 75
+  python benchmarks/full_resolution.py --anatomies DIR --workspace WS --minutes 90
 
 Resumable: scans that are there are not made again, and the commands skip what is finished.
 """
@@ -75,7 +75,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--anatomies", required=True, type=Path, help="folder of full-resolution label maps")
     p.add_argument("--workspace", required=True, type=Path)
-    p.add_argument("--minutes", type=float, default=75)
+    p.add_argument("--minutes", type=float, default=90)
     p.add_argument("--processes", type=int, default=2)
     p.add_argument("--only_data", action="store_true", help="make the scans and stop")
     args = p.parse_args()
